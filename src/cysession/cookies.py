@@ -154,7 +154,7 @@ def without_prefix(name: str) -> str:
     return name
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ValueError(
             f"cookie name {name!r:.80} is not a token: use 1 to 256 ASCII letters, digits and !#$%&'*+-.^_`|~"
@@ -163,7 +163,7 @@ def _check_name(name: str) -> None:
         raise ValueError(f"cookie name {name!r} is a prefix without a name after it")
 
 
-def _checked_domain(domain: str | None) -> str | None:
+def _checked_domain(domain: object) -> str | None:
     if domain is None:
         return None
     host = domain.lower().removeprefix(".") if isinstance(domain, str) else ""  # a leading dot means nothing
@@ -174,7 +174,7 @@ def _checked_domain(domain: str | None) -> str | None:
     return host
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: object) -> None:
     if not isinstance(path, str) or not _PATH.fullmatch(path) or len(path) > MAX_ATTRIBUTE:
         raise ValueError(
             f"cookie path {path!r:.80} must start with / and hold printable ASCII without ; and , "
@@ -182,7 +182,7 @@ def _check_path(path: str) -> None:
         )
 
 
-def _checked_samesite(samesite: str, secure: bool) -> str:
+def _checked_samesite(samesite: object, secure: bool) -> str:
     known = _SAME_SITE.get(samesite.lower()) if isinstance(samesite, str) else None
     if known is None:
         raise ValueError(f"samesite={samesite!r:.80} is unknown: use 'Lax', 'Strict' or the string 'None'")
@@ -205,10 +205,10 @@ def _check_prefix(name: str, domain: str | None, path: str, secure: bool, httpon
         raise ValueError(f"browsers refuse cookie {name} with a Domain or a Path other than /: use __Secure-")
 
 
-def _checked_max_age(max_age: int | timedelta | None) -> int | None:
+def _checked_max_age(max_age: object) -> int | None:
     if max_age is None:
         return None
-    seconds: object = max_age
+    seconds = max_age
     if isinstance(max_age, timedelta) and not max_age % timedelta(seconds=1):
         seconds = max_age // timedelta(seconds=1)
     if type(seconds) is not int or not 0 <= seconds <= MAX_AGE_LIMIT:
