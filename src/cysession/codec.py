@@ -1,0 +1,411 @@
+"""A session record as bytes: one fixed header, one MessagePack payload, one decoder.
+
+    offset size
+      0     4   magic        b"CySR"
+      4     1   format       1; anything else is not ours to read
+      5     1   flags        what the payload is, see FLAG_*
+      6     2   reserved     zero
+      8     8   birth        the record's identity (unsigned)
+     16     8   created      ns on the storage's clock
+     24     8   cap          absolute deadline, ns on the storage's clock; 2**63-1 = none
+     32     8   idle         idle ttl in ns: the session's own (FLAG_OWN_TTL) or the last writer's
+     40     4   length       bytes of the payload
+     44     4   crc          CRC-32 of what this record is bound to, all of the above and the payload
+     48     .   payload      MessagePack of the session's data: a map with str keys
+
+MessagePack knows None, bool, int up to 64 bits, float, str, bytes, list and dict, and round-trips those
+exactly. The other types are ours: a scalar is one extension value (EXT_*); a tuple, set or frozenset is an
+array whose first element is a marker extension. Markers keep the decoder free of recursion, so what was
+written at the top of a stack can be read at the bottom of one, and members of sets are sorted by their bytes,
+so equal data gives equal bytes in every process.
+
+The checksum finds accidents, not attackers. Decoding can only ever build the types listed here; whatever is
+wrong with the bytes, `CorruptRecord` is the one error that leaves `decode` and `unpack`.
+"""
+
+import functools
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+from zlib import crc32
+from zoneinfo import ZoneInfo
+
+import msgpack  # type: ignore[import-untyped]
+
+from ._core import Record
+from .errors import CorruptRecord, NotSerializable, SessionTooLarge
+
+__all__ = ["MAX_BYTES", "Header", "decode", "encode", "frame", "pack", "peek", "unframe", "unpack"]
+
+MAGIC: Final = b"CySR"
+FORMAT: Final = 1
+MAX_BYTES: Final = 16 * 1024 * 1024  # of one record, checked before anything is decoded
+MAX_DEPTH: Final = 64  # containers inside each other
+
+FLAG_OWN_TTL: Final = 1  # `idle` was set on the session itself
+FLAG_ALIAS: Final = 2  # payload = the storage key of another record; used by storages during rotation
+FLAG_SEALED: Final = 4  # payload is encrypted; only the storage that holds the keys can open it
+KNOWN_FLAGS: Final = FLAG_OWN_TTL | FLAG_ALIAS | FLAG_SEALED
+
+_HEAD = struct.Struct("<4sBBHQqqqI")  # all but the checksum
+_CRC = struct.Struct("<I")
+HEADER_SIZE: Final = _HEAD.size + _CRC.size
+
+
+# ---- records -----------------------------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+    """The fixed part of a record: enough to know whether it still lives, without reading its data."""
+
+    flags: int
+    birth: int
+    created: int
+    cap: int
+    idle: int
+    length: int
+
+    @property
+    def own_ttl(self) -> int:
+        return self.idle if self.flags & FLAG_OWN_TTL else 0
+
+
+def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"") -> bytes:
+    """The bytes of a record. Raises NotSerializable or SessionTooLarge, nothing else.
+
+    idle:     idle ttl (ns) to note for a session that has none of its own, for whoever cleans up later.
+    bound_to: a name that goes into the checksum; decode() under another name fails.
+    """
+    return frame(record, pack_items(record.raw_items()), idle=idle, bound_to=bound_to)
+
+
+def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
+    """The record that `encode` turned into these bytes. Raises CorruptRecord, nothing else."""
+    header, payload = unframe(data, bound_to=bound_to)
+    if header.flags & ~FLAG_OWN_TTL:
+        raise CorruptRecord("not a plain record")
+    return build(header, payload)
+
+
+def frame(record: Record, payload: bytes, *, flags: int = 0, idle: int = 0, bound_to: bytes = b"") -> bytes:
+    """A header for `record` and the given payload behind it."""
+    if len(payload) > MAX_BYTES - HEADER_SIZE:
+        raise SessionTooLarge(len(payload), MAX_BYTES - HEADER_SIZE)
+    ttl = record.ttl
+    if ttl:
+        idle = ttl
+        flags |= FLAG_OWN_TTL
+    head = _HEAD.pack(MAGIC, FORMAT, flags, 0, record.birth, record.created, record.cap, idle, len(payload))
+    return b"%b%b%b" % (head, _CRC.pack(_checksum(head, payload, bound_to)), payload)
+
+
+def peek(data: bytes) -> Header:
+    """The header at the start of `data`, which need not be the whole record. Checks no checksum."""
+    if len(data) < HEADER_SIZE:
+        raise CorruptRecord("shorter than a record's header")
+    magic, version, flags, reserved, birth, created, cap, idle, length = _HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise CorruptRecord("not a cysession record")
+    if version != FORMAT or flags & ~KNOWN_FLAGS or reserved:
+        raise CorruptRecord("a record of an unknown format")
+    return Header(flags, birth, created, cap, idle, length)
+
+
+def unframe(data: bytes, *, bound_to: bytes = b"") -> tuple[Header, bytes]:
+    """The header and the payload of a whole, unchanged record."""
+    if len(data) > MAX_BYTES:
+        raise CorruptRecord("larger than any record")
+    header = peek(data)
+    payload = data[HEADER_SIZE:]
+    if header.length != len(payload):
+        raise CorruptRecord("a torn record")
+    (crc,) = _CRC.unpack_from(data, _HEAD.size)
+    if crc != _checksum(data[: _HEAD.size], payload, bound_to):
+        raise CorruptRecord("a damaged record, or one that belongs elsewhere")
+    if header.birth == 0 or header.idle < 0:
+        raise CorruptRecord("a record with an impossible header")
+    return header, payload
+
+
+def build(header: Header, payload: bytes) -> Record:
+    """The record of an (opened) payload."""
+    data = unpack(payload)
+    if type(data) is not dict:
+        raise CorruptRecord("the payload is not a map")
+    try:
+        return Record.build(data, header.created, header.cap, header.own_ttl, header.birth)
+    except (NotSerializable, TypeError):  # too deep, a foreign type, a key that is not a str
+        pass
+    raise CorruptRecord("the payload holds what no session can hold")
+
+
+def _checksum(head: bytes, payload: bytes, bound_to: bytes) -> int:
+    return crc32(payload, crc32(head, crc32(bound_to)))
+
+
+# ---- values to bytes ---------------------------------------------------------------------------------
+
+EXT_CONTAINER: Final = 1  # marker: the array it opens is a tuple, set or frozenset
+EXT_INT: Final = 2
+EXT_DECIMAL: Final = 3
+EXT_UUID: Final = 4
+EXT_DATETIME: Final = 5
+EXT_DATE: Final = 6
+EXT_TIME: Final = 7
+EXT_TIMEDELTA: Final = 8
+
+_TUPLE = msgpack.ExtType(EXT_CONTAINER, b"t")
+_SET = msgpack.ExtType(EXT_CONTAINER, b"s")
+_FROZENSET = msgpack.ExtType(EXT_CONTAINER, b"f")
+
+_DATETIME = struct.Struct(">HBBBBBIB")  # year month day hour minute second microsecond fold
+_DATE = struct.Struct(">HBB")
+_TIME = struct.Struct(">BBBIB")
+_TIMEDELTA = struct.Struct(">iII")  # days seconds microseconds
+
+_LEAVES = frozenset(
+    {str, int, bool, type(None), float, bytes, datetime, date, time, timedelta, Decimal, UUID}
+)
+_BRANCHES = frozenset({list, dict, tuple, set, frozenset})
+
+
+def pack(value: object) -> bytes:
+    """One value as bytes: for storages that keep a session's keys apart. Raises NotSerializable."""
+    return _pack(value, "")
+
+
+def pack_items(items: Iterable[tuple[str, object]]) -> bytes:
+    """The payload of a record."""
+    data = dict(items)
+    for key, value in data.items():
+        if type(value) not in _LEAVES:
+            _check(value, f"[{key!r}]")
+    return _pack(data, None)
+
+
+def _pack(value: object, path: str | None) -> bytes:
+    if path is not None:
+        _check(value, path)
+    tools = _tools
+    try:
+        return tools.packer(value)
+    except UnicodeEncodeError:
+        pass
+    finally:
+        if tools.orders:
+            tools.orders.clear()
+    raise NotSerializable(
+        _find_surrogate(value, path or ""), "a str with a lone surrogate, which is not valid text"
+    )
+
+
+def _to_ext(orders: dict[int, list[object]], value: Any) -> object:
+    """What MessagePack asks for every value that is not natively its own."""
+    kind = type(value)
+    if kind is tuple:
+        return [_TUPLE, *value]
+    if kind is set or kind is frozenset:
+        return [_SET if kind is set else _FROZENSET, *_in_order(value, orders)]
+    if kind is int:
+        return msgpack.ExtType(EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    if kind is datetime:
+        day = (value.year, value.month, value.day)
+        clock = (value.hour, value.minute, value.second, value.microsecond, value.fold)
+        return msgpack.ExtType(EXT_DATETIME, _DATETIME.pack(*day, *clock) + _zone_to_bytes(value.tzinfo))
+    if kind is date:
+        return msgpack.ExtType(EXT_DATE, _DATE.pack(value.year, value.month, value.day))
+    if kind is time:
+        clock = (value.hour, value.minute, value.second, value.microsecond, value.fold)
+        return msgpack.ExtType(EXT_TIME, _TIME.pack(*clock) + _zone_to_bytes(value.tzinfo))
+    if kind is timedelta:
+        return msgpack.ExtType(EXT_TIMEDELTA, _TIMEDELTA.pack(value.days, value.seconds, value.microseconds))
+    if kind is Decimal:
+        return msgpack.ExtType(EXT_DECIMAL, str(value).encode("ascii"))
+    if kind is UUID:
+        return msgpack.ExtType(EXT_UUID, value.bytes)
+    raise NotSerializable("", f"a value of type {kind.__qualname__}")  # unreachable behind _check
+
+
+def _in_order(members: set[object] | frozenset[object], orders: dict[int, list[object]]) -> list[object]:
+    """Members sorted by their bytes, which come from another packer: one cannot be entered twice.
+
+    A set inside a set is packed to sort it and again to write it; `orders` keeps that from costing 2**depth.
+    """
+    if len(members) < 2:
+        return list(members)
+    if id(members) not in orders:
+        orders[id(members)] = sorted(members, key=_packer(orders))
+    return orders[id(members)]
+
+
+def _zone_to_bytes(zone: Any) -> bytes:
+    """Naive: nothing. A fixed offset: b"+", or b"n" with a name of its own. A place: b"z" and its key."""
+    if zone is None:
+        return b""
+    if type(zone) is ZoneInfo:
+        return b"z" + zone.key.encode("utf-8")
+    offset: timedelta = zone.utcoffset(None)
+    packed = _TIMEDELTA.pack(offset.days, offset.seconds, offset.microseconds)
+    name: str = zone.tzname(None)
+    if name == timezone(offset).tzname(None):
+        return b"+" + packed
+    return b"n" + packed + name.encode("utf-8")
+
+
+class _Tools(threading.local):
+    """A packer for each thread: making one costs more than packing a small session."""
+
+    def __init__(self) -> None:
+        self.orders: dict[int, list[object]] = {}
+        self.packer = _packer(self.orders)
+
+
+def _packer(orders: dict[int, list[object]]) -> Callable[[object], bytes]:
+    default = functools.partial(_to_ext, orders)
+    packed: Callable[[object], bytes] = msgpack.Packer(default=default, strict_types=True, buf_size=4096).pack
+    return packed
+
+
+_tools = _Tools()
+
+
+def _check(value: object, path: str) -> None:
+    """Refuse what would not come back unchanged.
+
+    Records were checked when they were built, except those built for memory only (any_object).
+    """
+    todo: list[tuple[object, str, int]] = [(value, path, 0)]
+    while todo:
+        value, path, depth = todo.pop()
+        kind = type(value)
+        if kind in _LEAVES:
+            zone = value.tzinfo if kind is datetime or kind is time else None  # type: ignore[attr-defined]
+            if zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and zone.key is not None):
+                continue
+            raise NotSerializable(
+                path, f"a {kind.__name__} whose time zone is of type {type(zone).__qualname__}"
+            )
+        if kind not in _BRANCHES:
+            raise NotSerializable(path, f"a value of type {kind.__qualname__}")
+        if depth >= MAX_DEPTH:
+            what = f"a {kind.__name__} nested deeper than {MAX_DEPTH}, or one that contains itself"
+            raise NotSerializable(path, what)
+        todo.extend((item, path + step, depth + 1) for step, item in _members(value))
+
+
+def _members(value: Any) -> Iterable[tuple[str, object]]:
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                yield f"[{key!r}]", key
+            yield f"[{key!r}]", item
+    else:
+        for index, item in enumerate(value):
+            yield f"[{index}]", item
+
+
+def _find_surrogate(value: object, path: str) -> str:
+    todo: list[tuple[object, str]] = [(value, path)]
+    while todo:
+        value, path = todo.pop()
+        if type(value) is str and not _is_text(value):
+            return path
+        if type(value) in _BRANCHES:
+            if type(value) is dict:
+                todo.extend((key, path) for key in value)
+            todo.extend((item, path + step) for step, item in _members(value))
+    return path
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ---- bytes to values ---------------------------------------------------------------------------------
+
+
+class _Marker:
+    """The first element of an array that stands for another container. No session can hold one."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[list[object]], object]) -> None:
+        self.make = make
+
+
+def _make_set(members: list[object]) -> set[object]:
+    made = set(members)
+    if len(made) != len(members):
+        raise ValueError("a set with equal members")
+    return made
+
+
+_MARKERS = {
+    b"t": _Marker(tuple),
+    b"s": _Marker(_make_set),
+    b"f": _Marker(lambda members: frozenset(_make_set(members))),
+}
+
+
+def unpack(data: bytes) -> Any:
+    """The value that `pack` turned into these bytes. Raises CorruptRecord, nothing else."""
+    try:
+        return msgpack.unpackb(
+            data, ext_hook=_from_ext, list_hook=_from_list, strict_map_key=False, timestamp=0
+        )
+    except MemoryError:  # says nothing about the bytes: must not make a session look missing
+        raise
+    except Exception as error:
+        reason = f"the payload does not decode ({type(error).__name__})"
+    raise CorruptRecord(reason)  # outside of the handler: the original error may quote the data
+
+
+def _from_list(items: list[object]) -> object:
+    if items and type(items[0]) is _Marker:
+        return items[0].make(items[1:])
+    return items
+
+
+def _from_ext(code: int, data: bytes) -> object:
+    if code == EXT_CONTAINER:
+        return _MARKERS[data]
+    if code == EXT_INT:
+        return int.from_bytes(data, "big", signed=True)
+    if code == EXT_DECIMAL:
+        return Decimal(data.decode("ascii"))
+    if code == EXT_UUID:
+        return UUID(bytes=data)
+    if code == EXT_DATETIME:
+        year, month, day, hour, minute, second, micro, fold = _DATETIME.unpack_from(data)
+        zone = _zone_from_bytes(data[_DATETIME.size :])
+        return datetime(year, month, day, hour, minute, second, micro, zone, fold=fold)
+    if code == EXT_DATE:
+        return date(*_DATE.unpack(data))
+    if code == EXT_TIME:
+        hour, minute, second, micro, fold = _TIME.unpack_from(data)
+        return time(hour, minute, second, micro, _zone_from_bytes(data[_TIME.size :]), fold=fold)
+    if code == EXT_TIMEDELTA:
+        return timedelta(*_TIMEDELTA.unpack(data))
+    raise ValueError("an unknown extension type")
+
+
+def _zone_from_bytes(data: bytes) -> timezone | ZoneInfo | None:
+    if not data:
+        return None
+    if data[:1] == b"z":
+        return ZoneInfo(data[1:].decode("utf-8"))
+    offset = timedelta(*_TIMEDELTA.unpack_from(data, 1))
+    name = data[1 + _TIMEDELTA.size :].decode("utf-8")
+    if data[:1] == b"n":
+        return timezone(offset, name)
+    if data[:1] != b"+" or name:
+        raise ValueError("an unknown kind of time zone")
+    return timezone(offset)
