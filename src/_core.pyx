@@ -1,0 +1,154 @@
+# cython: language_level=3
+"""The compiled core of cysession: the session map with its timer wheel, and the request cycle over it.
+
+One compile unit, in reading order:
+
+    _clock.pxd    the native clock                       _values.pxi   what a session can hold: freeze, thaw, same
+    _lock.pxd     the shard lock and the leaf rule       _record.pxi   Record (committed state), Delta (changes)
+    _wheel.pxd    hierarchical timer wheel               _map.pxi      SessionTable
+    _table.pxd    one shard: hash table + wheel + lock   _session.pxi  ManagerCore, Session
+    _pack.pxd     the packed form of a session's data
+
+The .pxd files are header-only C-level structures without Python objects; the .pxi files build the classes on them.
+The core holds no policy beyond what a Manager tells it, does no I/O, and imports nothing of the package.
+
+Threads: on free-threaded builds every public Session method runs in a critical section of its session, and the map
+has one lock a shard. A session's methods never hold a shard lock while they allocate, drop references or call out.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.datetime cimport (
+    PyDate_CheckExact, PyDateTime_CheckExact, PyDelta_CheckExact, PyTime_CheckExact, import_datetime,
+)
+from cpython.exc cimport PyErr_WriteUnraisable
+from cpython.float cimport PyFloat_AS_DOUBLE
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject, PyObject_Hash, PyTypeObject, inquiry, traverseproc, visitproc
+from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from _clock cimport clock_now
+from _lock cimport counter_add, counter_read, shard_lock, shard_lock_init, shard_unlock
+from _pack cimport (
+    INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
+    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, entry_box, entry_head, entry_is_boxed, entry_key, entry_key_box,
+    entry_len, entry_value, entry_weight, pack_find,
+)
+from _table cimport (
+    CHANGED, DONE, HOLDS_NEW_ID, HOLDS_RECORD, ID_MAX, MISSING, NO_MEMORY, RENAMED, Counters, Key, Node, Outcome,
+    Shard, SnapshotRow, node_new, record_lease, shard_add_locked, shard_check, shard_clear_locked, shard_copy_locked,
+    shard_expire_locked, shard_get_locked, shard_init, shard_remove_locked, shard_rename_locked, shard_swap_locked,
+)
+from _wheel cimport TICK_BITS, wheel_init, wheel_next_slot
+
+import os
+from collections.abc import Mapping, MutableMapping
+from datetime import timedelta, timezone
+from sys import modules
+from time import time_ns
+
+import_datetime()
+
+cdef extern from *:
+    """
+    static inline PyObject *new_sized(PyTypeObject *type, Py_ssize_t bytes) {
+        PyObject *o = (PyObject *)PyObject_Malloc((size_t)bytes);
+        return o == NULL ? PyErr_NoMemory() : PyObject_Init(o, type);
+    }
+    static inline PyObject *ascii_from(const char *text, Py_ssize_t len) {
+        PyObject *s = PyUnicode_New(len, 127);
+        if (s != NULL && len) memcpy(PyUnicode_1BYTE_DATA(s), text, (size_t)len);
+        return s;
+    }
+    #define steal(o) (o)      /* a new reference as Cython sees it: an owned pointer becomes an object */
+    """
+    object new_sized(PyTypeObject *type, Py_ssize_t size)
+    object ascii_from(const char *text, Py_ssize_t len)
+    object steal(PyObject *owned)
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    bint PyUnicode_IS_ASCII(object text) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
+    void *PyUnicode_1BYTE_DATA(object text) noexcept
+    void PyObject_GC_UnTrack(PyObject *o) noexcept
+    void PyType_Modified(PyTypeObject *type) noexcept
+
+cdef extern from *:
+    """
+    static const long long no_cap = 0x7FFFFFFFFFFFFFFFLL;
+    """
+    const int64_t NO_CAP "no_cap"
+
+errors = None           # cysession.errors, handed in by `_use_errors`: this module imports nothing of the package
+MISSING_VALUE = object()
+
+
+def _use_errors(module):
+    """The package hands its exception classes down once, at import."""
+    global errors
+    errors = module
+
+
+cdef int64_t ns_of(object seconds, str what) except -1:
+    """Seconds (a number or a timedelta) as ns, above 0 and below 146 years."""
+    ns = ns_of_or_zero(seconds, what)
+    if ns == 0:
+        raise ValueError(f"{what} must be greater than 0 seconds")
+    return ns
+
+
+cdef int64_t ns_of_or_zero(object seconds, str what) except -1:
+    cdef double s
+    if isinstance(seconds, timedelta):
+        s = seconds.total_seconds()
+    elif isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what} is a number of seconds or a timedelta, not {type(seconds).__name__}")
+    else:
+        s = seconds
+    if not 0 <= s <= 4.6e9:
+        raise ValueError(f"{what} must lie between 0 and 4.6e9 seconds (146 years)")
+    return max(<int64_t>(s * 1e9), 1 if s > 0 else 0)
+
+
+include "_values.pxi"
+include "_record.pxi"
+include "_map.pxi"
+include "_session.pxi"
+
+
+# ---- what Cython's generated types do not give -----------------------------------------------------------------------
+
+cdef Record EMPTY = record_empty(0, NO_CAP, 0, 1)       # stands for a stored session without data
+ctypedef int (*traverse_slot)(PyObject *, visitproc, void *) noexcept
+ctypedef int (*clear_slot)(PyObject *) noexcept
+cdef traverse_slot session_traverse_fields = <traverse_slot>(<PyTypeObject *>Session).tp_traverse
+cdef clear_slot session_clear_fields = <clear_slot>(<PyTypeObject *>Session).tp_clear
+
+
+cdef int session_traverse(PyObject *self, visitproc visit, void *arg) noexcept:
+    """Show the collector the references in the vector of changes too. Takes no lock and allocates nothing."""
+    cdef int stop = session_traverse_fields(self, visit, arg)
+    return stop if stop else session_visit_changes(<Session>self, visit, arg)
+
+
+cdef int session_clear(PyObject *self) noexcept:
+    changes_clear(<Session>self)
+    return session_clear_fields(self)
+
+
+cdef int forbid_construction(PyTypeObject *type) except -1:
+    """Only this module makes these: `Type()` and `Type.__new__` raise TypeError."""
+    type.tp_new = NULL
+    del (<object>type.tp_dict)["__new__"]
+    PyType_Modified(type)
+    return 0
+
+
+(<PyTypeObject *>Session).tp_traverse = <traverseproc>session_traverse
+(<PyTypeObject *>Session).tp_clear = <inquiry>session_clear
+forbid_construction(<PyTypeObject *>Session)
+forbid_construction(<PyTypeObject *>Record)
+MutableMapping.register(Session)
+Mapping.register(Record)

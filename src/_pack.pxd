@@ -1,0 +1,92 @@
+# cython: language_level=3
+"""The packed form of one session's data: a run of entries in one block of memory, as a Record carries it.
+
+    entry = tag (1 byte) | key length (1) | value length (2) | key bytes | value bytes
+
+Short ASCII strings, short bytes, 64-bit ints, floats, bools and None lie inline, so a small session is one object
+instead of a dict, its key table and its strings: a third of the memory, and two cache misses less to read a value
+when a million sessions are live. Everything else is an owned reference (`Boxed`) to an object nobody changes: big
+scalars as they came, containers as private frozen copies. Keys that are not short ASCII are owned references too.
+
+Nothing in a pack can reach back to the pack, so no cycle runs through it and the collector need not see it.
+"""
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+cdef enum:
+    INLINE_MAX = 1023       # longer strings and bytes are shared by reference instead of copied by each commit
+    KEY_MAX = 255
+
+cdef enum Tag:
+    TAG_NONE = 0
+    TAG_FALSE = 1
+    TAG_TRUE = 2
+    TAG_INT = 3
+    TAG_FLOAT = 4
+    TAG_STR = 5
+    TAG_BYTES = 6
+    TAG_SHARED = 7          # immutable object, handed out as it is
+    TAG_FROZEN = 8          # holds something mutable: every reader gets a copy of its own
+    TAG_MASK = 0x7F
+    TAG_KEY_BOXED = 0x80    # the key is an owned reference to a str
+
+cdef struct Entry:
+    uint8_t tag
+    uint8_t key_len
+    uint16_t value_len
+
+cdef packed struct Boxed:
+    PyObject *ref
+    uint32_t weight         # what the object counts against max_bytes
+
+
+cdef inline Entry entry_head(const char *p) noexcept nogil:
+    cdef Entry e
+    memcpy(&e, p, sizeof(Entry))
+    return e
+
+
+cdef inline Py_ssize_t entry_len(Entry e) noexcept nogil:
+    return <Py_ssize_t>sizeof(Entry) + e.key_len + e.value_len
+
+
+cdef inline const char *entry_key(const char *p) noexcept nogil:
+    return p + sizeof(Entry)
+
+
+cdef inline const char *entry_value(const char *p, Entry e) noexcept nogil:
+    return p + sizeof(Entry) + e.key_len
+
+
+cdef inline bint entry_is_boxed(Entry e) noexcept nogil:
+    return (e.tag & TAG_MASK) >= TAG_SHARED
+
+
+cdef inline Boxed entry_box(const char *p, Entry e) noexcept nogil:
+    cdef Boxed b
+    memcpy(&b, entry_value(p, e), sizeof(Boxed))
+    return b
+
+
+cdef inline PyObject *entry_key_box(const char *p) noexcept nogil:
+    cdef PyObject *key
+    memcpy(&key, entry_key(p), sizeof(PyObject *))
+    return key
+
+
+cdef inline Py_ssize_t entry_weight(const char *p, Entry e) noexcept nogil:
+    if entry_is_boxed(e):
+        return <Py_ssize_t>sizeof(Entry) + e.key_len + entry_box(p, e).weight
+    return entry_len(e)
+
+
+cdef inline const char *pack_find(const char *p, const char *end, const char *key, Py_ssize_t key_len) noexcept nogil:
+    """The entry of a short ASCII key, or NULL."""
+    cdef Entry e
+    while p < end:
+        e = entry_head(p)
+        if e.key_len == key_len and not (e.tag & TAG_KEY_BOXED) and memcmp(entry_key(p), key, key_len) == 0:
+            return p
+        p += entry_len(e)
+    return NULL

@@ -1,0 +1,482 @@
+# Record: the committed state of one session. Delta: one request's uncommitted changes. Delta + Record -> Record.
+
+@cython.final
+@cython.no_gc
+cdef class Record:
+    """The immutable, committed state of one session: its packed data and the times that bound its life.
+
+    A mapping over the session's data; every access hands out fresh copies of mutable values. Times are integer
+    nanoseconds on the storage's clock. Records are compared by identity: a storage replaces a record as a whole.
+    """
+    # `cap` and `ttl` come first: the table reads them through `record_lease` (_table.pxd).
+    cdef int64_t _cap
+    cdef int64_t _ttl
+    cdef int64_t _created
+    cdef uint64_t _birth
+    cdef uint32_t _bytes            # length of the packed entries
+    cdef uint32_t _weight           # what counts against max_bytes
+    cdef uint32_t _count
+    cdef bint _has_boxes            # some entry owns a reference
+    cdef char _pack[8]              # as long as `_bytes` says
+
+    NEVER = NO_CAP
+
+    def __dealloc__(self):
+        if self._has_boxes:
+            drop_boxes(self._pack, self._pack + self._bytes)
+
+    @staticmethod
+    def build(data, created, cap=NO_CAP, ttl=0, birth=0, any_object=False):
+        """A record over a copy of `data`. Raises NotSerializable with the path of keys, never for its size."""
+        cdef Record r = record_of_items(dict(data), created, cap, ttl, birth or new_birth(), 0, any_object)
+        return r if r is not None else record_empty(created, cap, ttl, birth or new_birth())
+
+    @property
+    def created(self):
+        return self._created
+
+    @property
+    def cap(self):
+        return self._cap
+
+    @property
+    def ttl(self):
+        return self._ttl
+
+    @property
+    def birth(self):
+        return self._birth
+
+    @property
+    def size(self):
+        return self._weight
+
+    def raw_items(self):
+        """(key, value) pairs, values *not* copied: for encoders, which neither change nor keep them."""
+        return record_items(self, False)
+
+    def to_dict(self):
+        return dict(record_items(self, True))
+
+    def get(self, key, default=None):
+        cdef const char *p = record_find(self, key)
+        return default if p == NULL else entry_load(p, True)
+
+    def keys(self):
+        return record_keys(self)
+
+    def values(self):
+        return [value for _, value in record_items(self, True)]
+
+    def items(self):
+        return record_items(self, True)
+
+    def __getitem__(self, key):
+        cdef const char *p = record_find(self, key)
+        if p == NULL:
+            raise KeyError(key)
+        return entry_load(p, True)
+
+    def __contains__(self, key):
+        return record_find(self, key) != NULL
+
+    def __len__(self):
+        return self._count
+
+    def __iter__(self):
+        return iter(record_keys(self))
+
+    def __sizeof__(self):
+        return sizeof_record_head() + self._bytes
+
+    def __repr__(self):
+        return f"<Record of {self._count} keys, {self._weight} bytes>"
+
+
+cdef uint64_t new_birth() except 0:
+    """64 random bits that no other record of this id will have: they tell a reborn id from the one that was loaded."""
+    cdef uint64_t bits = 0
+    while bits == 0:
+        bits = <uint64_t>int.from_bytes(os.urandom(8), "little")
+    return bits
+
+
+cdef inline Py_ssize_t sizeof_record_head() noexcept:
+    return (<PyTypeObject *>Record).tp_basicsize - <Py_ssize_t>sizeof((<Record>NULL)._pack)
+
+
+cdef Record record_new(Py_ssize_t pack_bytes):
+    """An uninitialised record with room for its pack: one allocation, past what Cython's own constructor gives."""
+    cdef Record r = <Record>new_sized(<PyTypeObject *>Record, sizeof_record_head() + pack_bytes)
+    r._bytes = <uint32_t>pack_bytes
+    r._has_boxes = False
+    return r
+
+
+cdef Record record_empty(int64_t created, int64_t cap, int64_t ttl, uint64_t birth):
+    cdef Record r = record_new(0)
+    r._created, r._cap, r._ttl, r._birth, r._weight, r._count = created, cap, ttl, birth, 0, 0
+    return r
+
+
+cdef void drop_boxes(const char *p, const char *end) noexcept:
+    cdef Entry e
+    while p < end:
+        e = entry_head(p)
+        if e.tag & TAG_KEY_BOXED:
+            Py_DECREF(<object>entry_key_box(p))
+        if entry_is_boxed(e):
+            Py_DECREF(<object>entry_box(p, e).ref)
+        p += entry_len(e)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+cdef inline bint is_short_ascii(object text) noexcept:
+    return PyUnicode_IS_COMPACT_ASCII(text) and PyUnicode_GET_LENGTH(text) <= KEY_MAX
+
+
+cdef inline const char *record_find(Record r, object key) except? NULL:
+    """The entry of `key`, or NULL."""
+    if r is None or type(key) is not str:
+        return NULL
+    if is_short_ascii(key):
+        return pack_find(r._pack, r._pack + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
+                         PyUnicode_GET_LENGTH(key))
+    return pack_find_boxed(r, <str>key)
+
+
+cdef const char *pack_find_boxed(Record r, str key) except? NULL:
+    cdef const char *p = r._pack
+    cdef const char *end = p + r._bytes
+    cdef Entry e
+    while p < end:
+        e = entry_head(p)
+        if e.tag & TAG_KEY_BOXED and <str>entry_key_box(p) == key:
+            return p
+        p += entry_len(e)
+    return NULL
+
+
+cdef inline object entry_load(const char *p, bint copy):
+    """The value of an entry; `copy`: a container is thawed for the caller."""
+    cdef Entry e = entry_head(p)
+    cdef const char *value = entry_value(p, e)
+    cdef int tag = e.tag & TAG_MASK
+    cdef int64_t integer
+    cdef double number
+    if tag == TAG_STR:
+        return ascii_from(value, e.value_len)
+    if tag == TAG_INT:
+        memcpy(&integer, value, sizeof(integer))
+        return integer
+    if tag == TAG_TRUE:
+        return True
+    if tag == TAG_FALSE:
+        return False
+    if tag == TAG_NONE:
+        return None
+    if tag == TAG_FLOAT:
+        memcpy(&number, value, sizeof(number))
+        return number
+    if tag == TAG_BYTES:
+        return PyBytes_FromStringAndSize(value, e.value_len)
+    if tag == TAG_FROZEN and copy:
+        return thaw(<object>entry_box(p, e).ref)
+    return <object>entry_box(p, e).ref
+
+
+cdef inline object entry_key_object(const char *p):
+    cdef Entry e = entry_head(p)
+    if e.tag & TAG_KEY_BOXED:
+        return <object>entry_key_box(p)
+    return ascii_from(entry_key(p), e.key_len)
+
+
+cdef list record_keys(Record r):
+    cdef list keys = []
+    cdef const char *p = r._pack
+    cdef const char *end = p + r._bytes
+    while p < end:
+        keys.append(entry_key_object(p))
+        p += entry_len(entry_head(p))
+    return keys
+
+
+cdef list record_items(Record r, bint copy):
+    cdef list items = []
+    cdef const char *p = r._pack
+    cdef const char *end = p + r._bytes
+    while p < end:
+        items.append((entry_key_object(p), entry_load(p, copy)))
+        p += entry_len(entry_head(p))
+    return items
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+cdef enum:
+    REMOVED = 0xFF              # a cell that takes its key away
+
+cdef struct Cell:               # one change on its way into a pack; keys and inline values are borrowed
+    PyObject *key
+    const char *key_bytes       # NULL: the key goes in as a reference
+    Py_ssize_t key_len
+    PyObject *box               # owned
+    const char *value_bytes
+    Py_ssize_t value_len
+    int64_t integer
+    double number
+    Py_ssize_t weight
+    uint8_t tag
+    bint placed
+
+
+cdef int cell_fill(Cell *c, object key, object value, bint any_object) except -1:
+    """Classify one value; freezes it when it does not fit inline."""
+    cdef type kind = type(value)
+    cdef Freezing f
+    cdef Step step
+    cdef int overflow = 0
+    cell_fill_key(c, key)
+    c.value_bytes = NULL
+    c.value_len = 0
+    if kind is str and PyUnicode_IS_COMPACT_ASCII(value) and PyUnicode_GET_LENGTH(value) <= INLINE_MAX:
+        c.tag = TAG_STR
+        c.value_bytes = <const char *>PyUnicode_1BYTE_DATA(value)
+        c.value_len = PyUnicode_GET_LENGTH(value)
+    elif value is None:
+        c.tag = TAG_NONE
+    elif kind is bool:
+        c.tag = TAG_TRUE if value is True else TAG_FALSE
+    elif kind is float:
+        c.number = PyFloat_AS_DOUBLE(value)
+        c.tag, c.value_bytes, c.value_len = TAG_FLOAT, <const char *>&c.number, sizeof(c.number)
+    elif kind is bytes and PyBytes_GET_SIZE(value) <= INLINE_MAX:
+        c.tag, c.value_bytes, c.value_len = TAG_BYTES, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)
+    else:
+        if kind is int:
+            c.integer = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if not overflow:
+                c.tag, c.value_bytes, c.value_len = TAG_INT, <const char *>&c.integer, sizeof(c.integer)
+        if kind is not int or overflow:
+            f = Freezing(0, False, any_object)
+            step = Step(NULL, <PyObject *>key, 0)
+            frozen = freeze(value, &f, &step, 0)
+            Py_INCREF(frozen)
+            c.box = <PyObject *>frozen
+            c.tag = TAG_FROZEN if f.mutable else TAG_SHARED
+            c.value_len = sizeof(Boxed)
+            c.weight += f.weight
+            return 0
+    c.weight += c.value_len
+    return 0
+
+
+cdef int cell_fill_key(Cell *c, object key) except -1:
+    cdef Step step
+    c.key = <PyObject *>key
+    c.box = NULL
+    c.placed = False
+    c.weight = sizeof(Entry)
+    if is_short_ascii(key):
+        c.key_bytes = <const char *>PyUnicode_1BYTE_DATA(key)
+        c.key_len = PyUnicode_GET_LENGTH(key)
+        c.weight += c.key_len
+    else:
+        step = Step(NULL, <PyObject *>key, 0)
+        c.key_bytes = NULL
+        c.key_len = sizeof(PyObject *)
+        c.weight += text_weight(<str>key, &step)
+    return 0
+
+
+cdef inline Py_ssize_t cell_bytes(const Cell *c) noexcept:
+    return <Py_ssize_t>sizeof(Entry) + c.key_len + c.value_len
+
+
+cdef char *cell_place(Cell *c, char *p, Record r) noexcept:
+    """Write the cell as an entry at `p`; its reference moves into the record. Returns the end."""
+    cdef Entry e
+    cdef Boxed b
+    e.tag = c.tag
+    e.key_len = <uint8_t>c.key_len
+    e.value_len = <uint16_t>c.value_len
+    if c.key_bytes == NULL:
+        e.tag |= TAG_KEY_BOXED
+        r._has_boxes = True
+        Py_INCREF(<object>c.key)
+        memcpy(p + sizeof(Entry), &c.key, sizeof(PyObject *))
+    else:
+        memcpy(p + sizeof(Entry), c.key_bytes, c.key_len)
+    memcpy(p, &e, sizeof(Entry))
+    p += sizeof(Entry) + c.key_len
+    if c.box != NULL:
+        b.ref = c.box
+        b.weight = <uint32_t>(c.weight - sizeof(Entry) - c.key_len)
+        memcpy(p, &b, sizeof(Boxed))
+        r._has_boxes = True
+        c.box = NULL
+    elif c.value_len:
+        memcpy(p, c.value_bytes, c.value_len)
+    c.placed = True
+    return p + c.value_len
+
+
+cdef char *entry_copy(const char *from_, char *p, Record r) noexcept:
+    """Carry an unchanged entry over. Returns the end."""
+    cdef Entry e = entry_head(from_)
+    if e.tag & TAG_KEY_BOXED:
+        Py_INCREF(<object>entry_key_box(from_))
+        r._has_boxes = True
+    if entry_is_boxed(e):
+        Py_INCREF(<object>entry_box(from_, e).ref)
+        r._has_boxes = True
+    memcpy(p, from_, entry_len(e))
+    return p + entry_len(e)
+
+
+cdef Cell *cell_of_entry(const char *p, Cell *cells, Py_ssize_t n, dict index) except? NULL:
+    """The change that concerns this entry's key, or NULL."""
+    cdef Entry e = entry_head(p)
+    cdef Py_ssize_t i
+    cdef bint boxed = e.tag & TAG_KEY_BOXED
+    if index is not None:
+        found = index.get(entry_key_object(p))
+        return &cells[<Py_ssize_t>found] if found is not None else NULL
+    for i in range(n):
+        if boxed:
+            if cells[i].key_bytes == NULL and <str>cells[i].key == <str>entry_key_box(p):
+                return &cells[i]
+        elif (cells[i].key_bytes != NULL and cells[i].key_len == e.key_len
+              and memcmp(cells[i].key_bytes, entry_key(p), e.key_len) == 0):
+            return &cells[i]
+    return NULL
+
+
+cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, int64_t cap, int64_t ttl,
+                       uint64_t birth, Py_ssize_t max_bytes):
+    """A new record: `base`'s entries (None: no entries) with the cells laid over them, order kept; None if no data is left."""
+    cdef Py_ssize_t size = 0, weight = 0, count = 0, i
+    cdef const char *p
+    cdef const char *end = NULL
+    cdef char *q
+    cdef Cell *c
+    cdef Record r
+    cdef dict index = None
+    if n > 16 and base is not None:         # many changes: look keys up instead of comparing each with each
+        index = {}
+        for i in range(n):
+            index[<object>cells[i].key] = i
+    if base is not None:
+        p, end = base._pack, base._pack + base._bytes
+        while p < end:
+            if cell_of_entry(p, cells, n, index) == NULL:
+                size += entry_len(entry_head(p))
+                weight += entry_weight(p, entry_head(p))
+                count += 1
+            p += entry_len(entry_head(p))
+    for i in range(n):
+        if cells[i].tag != REMOVED:
+            size += cell_bytes(&cells[i])
+            weight += cells[i].weight
+            count += 1
+    if count == 0:
+        return None
+    if 0 < max_bytes < weight:
+        raise errors.SessionTooLarge(weight, max_bytes)
+    r = record_new(size)
+    r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
+    r._weight, r._count = <uint32_t>weight, <uint32_t>count
+    r._bytes = 0                            # what is placed so far: an error on the way leaves a whole record
+    q = r._pack
+    if base is not None:
+        p = base._pack
+        while p < end:
+            c = cell_of_entry(p, cells, n, index)
+            if c == NULL:
+                q = entry_copy(p, q, r)
+            elif c.tag != REMOVED:
+                q = cell_place(c, q, r)
+            r._bytes = <uint32_t>(q - r._pack)
+            p += entry_len(entry_head(p))
+    for i in range(n):
+        if cells[i].tag != REMOVED and not cells[i].placed:
+            q = cell_place(&cells[i], q, r)
+    r._bytes = <uint32_t>size
+    return r
+
+
+cdef void cells_release(Cell *cells, Py_ssize_t n) noexcept:
+    """Drop the references that did not move into a record."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        if cells[i].box != NULL:
+            Py_CLEAR(cells[i].box)
+
+
+cdef Record record_of_items(dict data, int64_t created, int64_t cap, int64_t ttl, uint64_t birth,
+                            Py_ssize_t max_bytes, bint any_object):
+    return merge_items(None, data, (), created, cap, ttl, birth, max_bytes, any_object)
+
+
+cdef Record merge_items(Record base, dict values, object removed, int64_t created, int64_t cap, int64_t ttl,
+                        uint64_t birth, Py_ssize_t max_bytes, bint any_object):
+    cdef Py_ssize_t n = 0
+    cdef Cell *cells = <Cell *>PyMem_Malloc((len(values) + len(removed) + 1) * sizeof(Cell))
+    if cells == NULL:
+        raise MemoryError()
+    try:
+        for key, value in values.items():
+            if type(key) is not str:
+                raise TypeError(f"session keys are str, not {type(key).__name__}")
+            cells[n].box = NULL
+            n += 1
+            cell_fill(&cells[n - 1], key, value, any_object)
+        for key in removed:
+            cells[n].box = NULL
+            n += 1
+            cell_fill_key(&cells[n - 1], key)
+            cells[n - 1].tag = REMOVED
+        return pack_merge(base, cells, n, created, cap, ttl, birth, max_bytes)
+    finally:
+        cells_release(cells, n)
+        PyMem_Free(cells)
+
+
+@cython.final
+cdef class Delta:
+    """One session's changes, ready to be applied to whatever its storage holds at commit time.
+
+    Merging is by key: keys that this session neither wrote nor removed keep the stored value. `cleared` starts
+    from nothing instead. `ttl` (ns; None = unchanged) is the session's own idle ttl.
+    """
+    cdef readonly dict values
+    cdef readonly object removed
+    cdef readonly bint cleared
+    cdef readonly object ttl
+    cdef Py_ssize_t _max_bytes
+    cdef bint _any_object
+
+    def __init__(self, values=None, removed=(), cleared=False, ttl=None, max_bytes=0, any_object=False):
+        self.values = dict(values) if values is not None else {}
+        self.removed = frozenset(removed)
+        self.cleared = cleared
+        self.ttl = ttl
+        self._max_bytes = max_bytes
+        self._any_object = any_object
+
+    def apply(self, Record record, int64_t now, int64_t cap):
+        """The record that results from these changes on `record`; None: nothing is left to store.
+
+        `record` None creates one: born `now`, ending at `cap` at the latest. Raises NotSerializable, SessionTooLarge.
+        """
+        cdef Record base = None if self.cleared else record
+        cdef int64_t ttl = self.ttl if self.ttl is not None else record._ttl if record is not None else 0
+        if record is None:
+            return merge_items(None, self.values, (), now, cap, ttl, new_birth(), self._max_bytes, self._any_object)
+        return merge_items(base, self.values, self.removed, record._created, record._cap, ttl, record._birth,
+                           self._max_bytes, self._any_object)
+
+    def __repr__(self):
+        return f"<Delta: {len(self.values)} written, {len(self.removed)} removed{', cleared' if self.cleared else ''}>"

@@ -1,0 +1,1024 @@
+# ManagerCore: the compiled half of cysession.Manager. Session: one request's view of one session.
+
+cdef class ManagerCore:
+    """The policy that sessions read while they live. `cysession.Manager` fills it in and documents it."""
+    cdef object __weakref__
+    cdef SessionTable table         # None: the storage is driven through the record protocol
+    cdef readonly object storage
+    cdef object fresh_id            # () -> str
+    cdef int64_t ttl_ns
+    cdef int64_t max_age_ns         # 0: none
+    cdef int64_t grace_ns
+    cdef Py_ssize_t max_bytes_
+    cdef bint strict_
+    cdef bint any_object
+
+    def _set_policy(self, *, fresh_id, ttl, max_age, grace, max_bytes, strict):
+        self.fresh_id = fresh_id
+        self.ttl_ns = ns_of(ttl, "ttl")
+        self.max_age_ns = 0 if max_age is None else ns_of(max_age, "max_age")
+        self.grace_ns = ns_of_or_zero(grace, "grace")
+        self.max_bytes_ = max_bytes
+        self.strict_ = strict
+
+    def _set_storage(self, storage, SessionTable table, any_object):
+        self.storage = storage
+        self.table = table
+        self.any_object = any_object
+
+    def _set_ttl(self, ttl):
+        self.ttl_ns = ns_of(ttl, "ttl")
+
+    @property
+    def _ttl_seconds(self):
+        return self.ttl_ns / 1e9
+
+    def new(self, session_id=""):
+        """A handle on the session with this id, or on a new one ("" or None). No I/O, nothing allocated but the handle.
+
+        `session_id` is what a client presented: untrusted. Unless it names a live record it is dropped and the
+        session is new (GoFrame's Manager.New, but strict).
+        """
+        cdef Session s = Session.__new__(Session)
+        s.manager = self
+        if session_id is not None:
+            if type(session_id) is not str:
+                raise TypeError(f"a session id is a str, not {type(session_id).__name__}")
+            if session_id != "":
+                s.name = s.presented = session_id
+        return s
+
+
+cdef enum State:
+    HANDLE = 0                  # nothing was read yet
+    OPEN = 1
+    CLOSED = 2
+
+cdef enum ChangeKind:
+    WRITTEN = 0
+    TAKEN_AWAY = 1
+    LENT = 2                    # a container handed out by a read: changed in place, or not, by the time of the commit
+
+cdef struct Change:
+    PyObject *key               # owned
+    PyObject *value             # owned; NULL for TAKEN_AWAY
+    ChangeKind kind
+
+cdef enum:
+    CHANGES_INLINE = 2
+    CHANGES_SCANNED = 12        # from here on a dict finds the change of a key
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Session:
+    """One request's view of one session: the data committed when it started, plus its own changes.
+
+    A handle from `manager.new()` costs nothing until the first access, which starts it with one read. `save()` and
+    `close()` commit the changed keys onto what is stored by then. As a context manager it closes on a clean exit
+    and discards its changes on an exception. It is a MutableMapping of str to the supported types (docs/semantics).
+    """
+    cdef object __weakref__
+    cdef readonly ManagerCore manager
+    cdef object presented       # what the client sent, or None
+    cdef object name            # the id this session answers to by now, or None
+    cdef object id_func
+    cdef Record base            # what is stored as far as this session knows; None: nothing
+    cdef dict index             # key -> position in `changes`, once there are many
+    cdef Change *changes
+    cdef Change few[CHANGES_INLINE]
+    cdef Py_ssize_t count
+    cdef Py_ssize_t room
+    cdef int64_t touched        # when the idle time was last begun anew
+    cdef int64_t new_ttl        # ns; -1: unchanged
+    cdef State state
+    cdef bint looked            # something was read: the response depends on the session
+    cdef bint cleared
+    cdef bint own_name          # the server chose the id
+    cdef bint ended             # destroyed through this handle
+
+    def __cinit__(self):
+        self.changes = self.few
+        self.room = CHANGES_INLINE
+        self.new_ttl = -1
+
+    def __dealloc__(self):
+        changes_clear(self)
+
+    # ---- identity ----------------------------------------------------------------------------------------------
+
+    @property
+    @cython.critical_section
+    def id(self):
+        """The session's id. A new session draws one here; nothing is stored by that."""
+        session_read(self)
+        if self.name is None:
+            session_draw_name(self)
+        return self.name
+
+    @cython.critical_section
+    def set_id(self, session_id):
+        """Choose the id on the server's behalf, before the session starts (GoFrame's SetId)."""
+        if self.state != HANDLE:
+            raise started_already()
+        if not well_formed(session_id):
+            raise ValueError("a session id has 1 to 128 characters of A-Z a-z 0-9 _ -")
+        self.name = session_id
+        self.own_name = True
+
+    @cython.critical_section
+    def set_id_func(self, func):
+        """Let `func() -> str` draw this session's fresh ids, before the session starts (GoFrame's SetIdFunc)."""
+        if self.state != HANDLE:
+            raise started_already()
+        if not callable(func):
+            raise TypeError("set_id_func() needs a callable that returns a str")
+        self.id_func = func
+
+    @property
+    @cython.critical_section
+    def is_new(self):
+        """Whether no record stood behind this session when it was last loaded or saved."""
+        session_read(self)
+        return self.base is None
+
+    @property
+    @cython.critical_section
+    def created_at(self):
+        """When the session was first stored, in seconds since the epoch; None for a new one."""
+        session_read(self)
+        return None if self.base is None else session_wall(self, self.base._created)
+
+    @property
+    @cython.critical_section
+    def expires_at(self):
+        """When it ends if it is not used again, in seconds since the epoch; None for a new one."""
+        session_read(self)
+        if self.base is None:
+            return None
+        return session_wall(self, min(self.touched + session_ttl(self), self.base._cap))
+
+    @property
+    @cython.critical_section
+    def ttl(self):
+        """Idle time in seconds: the manager's, or this session's own if it was set (stored at the next commit)."""
+        session_read(self)
+        return session_ttl(self) / 1e9
+
+    @ttl.setter
+    @cython.critical_section
+    def ttl(self, seconds):
+        session_write(self)
+        self.new_ttl = ns_of(seconds, "ttl")
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def get(self, key, default=None):
+        """The value of `key`, or `default`. A list, dict or set belongs to the session: changes to it are committed."""
+        return session_get(self, key, default)
+
+    @cython.critical_section
+    def __getitem__(self, key):
+        value = session_get(self, key, MISSING_VALUE)
+        if value is MISSING_VALUE:
+            raise KeyError(key)
+        return value
+
+    @cython.critical_section
+    def contains(self, key):
+        """Whether `key` is set (GoFrame's Contains)."""
+        session_read(self)
+        return session_has(self, key)
+
+    @cython.critical_section
+    def __contains__(self, key):
+        session_read(self)
+        return session_has(self, key)
+
+    @cython.critical_section
+    def size(self):
+        """Number of keys (GoFrame's Size)."""
+        session_read(self)
+        return session_size(self)
+
+    @cython.critical_section
+    def __len__(self):
+        session_read(self)
+        return session_size(self)
+
+    @cython.critical_section
+    def __iter__(self):
+        session_read(self)
+        return iter(session_keys(self))
+
+    @cython.critical_section
+    def keys(self):
+        """The keys, in the order they were first set."""
+        session_read(self)
+        return session_keys(self)
+
+    @cython.critical_section
+    def values(self):
+        return [session_get(self, key, None) for key in session_keys_read(self)]
+
+    @cython.critical_section
+    def items(self):
+        return [(key, session_get(self, key, None)) for key in session_keys_read(self)]
+
+    @cython.critical_section
+    def get_map(self):
+        """The session's data as a dict (GoFrame's Data)."""
+        return {key: session_get(self, key, None) for key in session_keys_read(self)}
+
+    def __eq__(self, other):
+        if other is self:
+            return True
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.get_map() == dict(other.items())
+
+    __hash__ = None
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    @cython.critical_section
+    def set(self, key, value):
+        """Set one key. Nobody sees it before the commit. NotSerializable for a value of an unsupported type."""
+        session_set(self, key, value)
+
+    @cython.critical_section
+    def __setitem__(self, key, value):
+        session_set(self, key, value)
+
+    @cython.critical_section
+    def set_map(self, mapping):
+        """Set every key of a mapping (GoFrame's SetMap)."""
+        for key, value in dict(mapping).items():
+            session_set(self, key, value)
+
+    def update(self, mapping=(), **more):
+        self.set_map(dict(mapping, **more))
+
+    @cython.critical_section
+    def setdefault(self, key, default=None):
+        value = session_get(self, key, MISSING_VALUE)
+        if value is MISSING_VALUE:
+            session_set(self, key, default)
+            return default
+        return value
+
+    @cython.critical_section
+    def remove(self, *keys):
+        """Remove keys; those that are not set are ignored (GoFrame's Remove)."""
+        session_write(self)
+        for key in keys:
+            session_remove(self, key)
+
+    @cython.critical_section
+    def __delitem__(self, key):
+        session_write(self)
+        if not session_has(self, key):
+            raise KeyError(key)
+        session_remove(self, key)
+
+    @cython.critical_section
+    def pop(self, key, *default):
+        """Remove a key and return its value; without a default a missing key is a KeyError."""
+        if len(default) > 1:
+            raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
+        session_write(self)
+        value = session_get(self, key, MISSING_VALUE)
+        if value is not MISSING_VALUE:
+            session_remove(self, key)
+            return value
+        if not default:
+            raise KeyError(key)
+        return default[0]
+
+    @cython.critical_section
+    def popitem(self):
+        """Remove and return the (key, value) set last."""
+        session_write(self)
+        keys = session_keys(self)
+        if not keys:
+            raise KeyError("popitem(): the session is empty")
+        key = keys[len(keys) - 1]
+        value = session_get(self, key, None)
+        session_remove(self, key)
+        return key, value
+
+    @cython.critical_section
+    def remove_all(self):
+        """Remove every key, also those that others commit meanwhile (GoFrame's RemoveAll). The commit deletes the record."""
+        session_write(self)
+        changes_clear(self)
+        self.cleared = True
+
+    def clear(self):
+        self.remove_all()
+
+    # ---- commit ------------------------------------------------------------------------------------------------
+
+    @property
+    @cython.critical_section
+    def is_dirty(self):
+        """Whether a commit would write something."""
+        return self.state == OPEN and session_is_dirty(self)
+
+    @cython.critical_section
+    def load(self):
+        """Start the session now instead of at the first access."""
+        session_start(self)
+
+    @cython.critical_section
+    def save(self):
+        """Commit the changes and go on: one write if something changed, else only a touch.
+
+        Raises SessionGone when the record was destroyed, revoked or has expired meanwhile (nothing is stored),
+        SessionTooLarge and NotSerializable with the stored record intact, StorageUnavailable when in doubt.
+        """
+        session_save(self)
+
+    @cython.critical_section
+    def close(self):
+        """Commit and end the session: later writes raise SessionClosed. A handle that was never used does no I/O."""
+        if self.state == OPEN:
+            session_save(self)
+            changes_clear(self)
+        self.state = CLOSED
+
+    @cython.critical_section
+    def discard(self):
+        """Forget the uncommitted changes. What was destroyed or rotated stays so."""
+        changes_clear(self)
+        self.cleared = False
+        self.new_ttl = -1
+
+    @cython.critical_section
+    def destroy(self):
+        """Delete the record, for good: no commit of anybody brings it back. Writes after this begin a new session."""
+        session_may_write(self)
+        if self.name is not None:
+            session_delete(self)
+        session_forget(self)
+
+    @cython.critical_section
+    def regenerate_id(self, delete_old=True):
+        """Move the session to a fresh id and return it; call it at every login (ASVS 7.2.4).
+
+        The old id is dead at once, or, with `delete_old=False`, leads to the new record for the manager's `grace`
+        seconds. Uncommitted changes stay uncommitted. GoFrame's RegenerateId.
+        """
+        return session_rotate(self, 0 if delete_old else self.manager.grace_ns)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            self.close()
+        else:
+            self._abandon()
+
+    @cython.critical_section
+    def _abandon(self):
+        """End without a commit and without I/O: an error is on its way that must not be masked."""
+        changes_clear(self)
+        self.state = CLOSED
+
+    # ---- the same for event loops: storages that do I/O are awaited ----------------------------------------------
+
+    async def aload(self):
+        """`load` without blocking the event loop."""
+        if self.manager.table is not None or self.state != HANDLE:
+            self.load()
+        elif self.name is not None:
+            name = self.name
+            session_started(self, await self.manager.storage.aload_record(name, self.manager.ttl_ns))
+        else:
+            session_started(self, None)
+
+    async def asave(self):
+        """`save` without blocking the event loop."""
+        if self.manager.table is not None:
+            self.save()
+            return
+        if self.state == HANDLE:
+            return
+        storage = self.manager.storage
+        plan = session_plan(self)
+        if plan == TOUCH:
+            await storage.atouch_record(self.name, self.base, session_ttl(self))
+            session_touched(self)
+        elif plan == CREATE:
+            record = session_first_record(self)
+            while record is not None and not await storage.acreate_record(self.name, record, session_ttl(self)):
+                if self.own_name:
+                    self.base = await storage.aload_record(self.name, self.manager.ttl_ns)
+                    if self.base is not None:
+                        await self.asave()
+                        return
+                else:
+                    session_draw_name(self)
+            session_saved(self, record)
+        elif plan == COMMIT:
+            delta = session_delta(self)
+            session_saved(self, await storage.acommit_record(self.name, self.base, delta, session_ttl(self)))
+
+    async def aclose(self):
+        """`close` without blocking the event loop."""
+        if self.state == OPEN:
+            await self.asave()
+            changes_clear(self)
+        self.state = CLOSED
+
+    async def adestroy(self):
+        """`destroy` without blocking the event loop."""
+        session_may_write(self)
+        if self.name is not None:
+            if self.manager.table is not None:
+                session_delete(self)
+            else:
+                await self.manager.storage.adelete_record(self.name)
+        session_forget(self)
+
+    async def aregenerate_id(self, delete_old=True):
+        """`regenerate_id` without blocking the event loop."""
+        if self.manager.table is not None:
+            return self.regenerate_id(delete_old)
+        await self.aload()
+        session_may_write(self)
+        fresh = session_fresh_name(self)
+        if self.base is not None:
+            record = await self.manager.storage.arename_record(
+                self.name, fresh, self.base, session_ttl(self), 0 if delete_old else self.manager.grace_ns)
+            if record is None:
+                raise errors.SessionGone()
+        self.name = fresh
+        return fresh
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, kind, error, trace):
+        if kind is None:
+            await self.aclose()
+        else:
+            self._abandon()
+
+    # ---- for adapters: neither starts the session -----------------------------------------------------------------
+
+    @property
+    def accessed(self):
+        """Whether the id, the data or its size was looked at, so that the response depends on the cookie."""
+        return self.looked
+
+    @property
+    def cookie_state(self):
+        """What to do with the client's copy of the id: "keep" it, "set" it to `id`, or "drop" it (it is dead)."""
+        if self.state == HANDLE and not self.ended:
+            return "keep"
+        if self.base is not None:
+            return "keep" if self.presented is not None and self.name == self.presented else "set"
+        return "keep" if self.presented is None else "drop"
+
+    def __repr__(self):
+        state = ("not started", "open", "closed")[<int>self.state]
+        return f"<Session {state}, {self.count} changes>"
+
+
+cdef object started_already():
+    return errors.SessionStarted()
+
+
+# ---- starting ------------------------------------------------------------------------------------------------------
+
+cdef int64_t session_now(Session s) except -1:
+    return table_now(s.manager.table) if s.manager.table is not None else s.manager.storage.now_ns()
+
+
+cdef inline int64_t session_ttl(Session s) noexcept:
+    """The effective idle ttl in ns."""
+    if s.new_ttl > 0:
+        return s.new_ttl
+    if s.base is not None and s.base._ttl != 0:
+        return s.base._ttl
+    return s.manager.ttl_ns
+
+
+cdef object session_wall(Session s, int64_t moment):
+    """A time on the storage's clock as seconds since the epoch."""
+    if s.manager.table is not None and s.manager.table.clock is None:
+        return (time_ns() - clock_now() + moment) / 1e9
+    return moment / 1e9
+
+
+cdef inline int session_read(Session s) except -1:
+    s.looked = True
+    if s.state == HANDLE:
+        session_start(s)
+    return 0
+
+
+cdef int session_start(Session s) except -1:
+    cdef SessionTable table = s.manager.table
+    cdef Record record = None
+    if s.state != HANDLE:
+        return 0
+    if table is None:
+        if s.name is not None and well_formed(s.name):
+            record = s.manager.storage.load_record(s.name, s.manager.ttl_ns)
+        return session_started(s, record)
+    s.touched = table_now(table)
+    if s.name is not None:
+        record = table_load(table, s.name, s.touched, s.manager.ttl_ns, True)
+    return session_begin(s, record)
+
+
+cdef int session_started(Session s, record) except -1:
+    """The storage has answered."""
+    if s.state != HANDLE:
+        return 0
+    s.touched = session_now(s)
+    return session_begin(s, record)
+
+
+cdef inline int session_begin(Session s, Record record) except -1:
+    s.state = OPEN
+    s.base = record
+    if record is None and s.name is not None and not s.own_name:
+        if s.manager.strict_ or not well_formed(s.name):
+            s.name = None           # an id that names no live record is never adopted
+        else:
+            s.own_name = True
+    return 0
+
+
+cdef bint well_formed(object session_id) except -1:
+    """1 to 128 characters of A-Z a-z 0-9 _ -, and a str."""
+    cdef Py_ssize_t i, n
+    cdef const unsigned char *p
+    if type(session_id) is not str or not PyUnicode_IS_COMPACT_ASCII(session_id):
+        return False
+    n = PyUnicode_GET_LENGTH(session_id)
+    p = <const unsigned char *>PyUnicode_1BYTE_DATA(session_id)
+    if not 0 < n <= ID_MAX:
+        return False
+    for i in range(n):
+        if not (c'a' <= p[i] <= c'z' or c'A' <= p[i] <= c'Z' or c'0' <= p[i] <= c'9' or p[i] == c'_' or p[i] == c'-'):
+            return False
+    return True
+
+
+cdef object session_fresh_name(Session s):
+    name = s.manager.fresh_id() if s.id_func is None else s.id_func()
+    if not well_formed(name):
+        raise ValueError("the id function must return a str of 1 to 128 characters of A-Z a-z 0-9 _ -")
+    return name
+
+
+cdef int session_draw_name(Session s) except -1:
+    s.name = session_fresh_name(s)
+    return 0
+
+
+# ---- the changes ---------------------------------------------------------------------------------------------------
+
+cdef inline Change *change_find(Session s, object key) except? NULL:
+    """The change of `key`, or NULL. Most keys are constants of the program, so identity finds nearly all."""
+    cdef Py_ssize_t i
+    if s.index is not None:
+        position = s.index.get(key)
+        return &s.changes[<Py_ssize_t>position] if position is not None else NULL
+    for i in range(s.count):
+        if s.changes[i].key == <PyObject *>key:
+            return &s.changes[i]
+    if type(key) is str:
+        for i in range(s.count):
+            if <str>s.changes[i].key == <str>key:
+                return &s.changes[i]
+    return NULL
+
+
+cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind) except -1:
+    """Set or replace the change of a key."""
+    cdef Change *c = change_find(s, key)
+    cdef PyObject *old
+    Py_XINCREF(value)
+    if c != NULL:
+        old = c.value
+        c.value = value
+        c.kind = kind
+        Py_XDECREF(old)             # last: this may run anything
+        return 0
+    if s.count == s.room:
+        try:
+            changes_grow(s)
+        except:
+            Py_XDECREF(value)
+            raise
+    if s.index is not None:
+        s.index[key] = s.count
+    Py_INCREF(key)
+    c = &s.changes[s.count]
+    c.key = <PyObject *>key
+    c.value = value
+    c.kind = kind
+    s.count += 1
+    if s.count == CHANGES_SCANNED:
+        changes_index(s)
+    return 0
+
+
+cdef int changes_grow(Session s) except -1:
+    cdef Py_ssize_t room = s.room * 4
+    cdef Change *bigger = <Change *>PyMem_Malloc(room * sizeof(Change))
+    if bigger == NULL:
+        raise MemoryError()
+    memcpy(bigger, s.changes, s.count * sizeof(Change))
+    if s.changes != s.few:
+        PyMem_Free(s.changes)
+    s.changes = bigger
+    s.room = room
+    return 0
+
+
+cdef int changes_index(Session s) except -1:
+    cdef Py_ssize_t i
+    index = {}
+    for i in range(s.count):
+        index[<object>s.changes[i].key] = i
+    s.index = index
+    return 0
+
+
+cdef void changes_clear(Session s) noexcept:
+    """Forget all changes. The vector is detached first: what a dropped value runs meets an empty session."""
+    cdef Change few[CHANGES_INLINE]
+    cdef Change *changes = s.changes
+    cdef Py_ssize_t count = s.count, i
+    if count == 0 and changes == s.few:
+        return
+    if changes == s.few:
+        memcpy(few, s.few, sizeof(few))
+        changes = few
+    s.count = 0
+    s.changes = s.few
+    s.room = CHANGES_INLINE
+    s.index = None
+    for i in range(count):
+        Py_DECREF(<object>changes[i].key)
+        Py_XDECREF(changes[i].value)
+    if changes != few:
+        PyMem_Free(changes)
+
+
+cdef int session_visit_changes(Session s, visitproc visit, void *arg) noexcept:
+    cdef Py_ssize_t i
+    cdef int stop
+    for i in range(s.count):
+        if s.changes[i].value != NULL:
+            stop = visit(s.changes[i].value, arg)
+            if stop:
+                return stop
+    return 0
+
+
+# ---- reading and writing data --------------------------------------------------------------------------------------
+
+cdef object session_lend(Session s, object key, const char *p):
+    """A committed value for the caller. A container is copied and remembered: it may change in place."""
+    cdef Entry e = entry_head(p)
+    value = entry_load(p, True)
+    if (e.tag & TAG_MASK) == TAG_FROZEN and s.state != CLOSED:
+        change_put(s, key, <PyObject *>value, LENT)
+    return value
+
+
+cdef object session_get(Session s, object key, object default):
+    """`default` when the key is not set."""
+    cdef Change *c
+    cdef const char *p
+    session_read(s)
+    c = change_find(s, key)
+    if c != NULL:
+        return default if c.kind == TAKEN_AWAY else <object>c.value
+    if s.cleared:
+        return default
+    p = record_find(s.base, key)
+    return default if p == NULL else session_lend(s, key, p)
+
+
+cdef bint session_has(Session s, object key) except -1:
+    cdef Change *c = change_find(s, key)
+    if c != NULL:
+        return c.kind != TAKEN_AWAY
+    return not s.cleared and record_find(s.base, key) != NULL
+
+
+cdef object session_keys(Session s):
+    """Stored keys in stored order, then the new ones."""
+    cdef Py_ssize_t i
+    cdef list keys = [] if s.cleared or s.base is None else record_keys(s.base)
+    if s.count:
+        merged = dict.fromkeys(keys)
+        for i in range(s.count):
+            if s.changes[i].kind == TAKEN_AWAY:
+                merged.pop(<object>s.changes[i].key, None)
+            else:
+                merged[<object>s.changes[i].key] = None
+        keys = list(merged)
+    return keys
+
+
+cdef object session_keys_read(Session s):
+    session_read(s)
+    return session_keys(s)
+
+
+cdef Py_ssize_t session_size(Session s) except -1:
+    if not s.count:
+        return 0 if s.cleared or s.base is None else s.base._count
+    return len(session_keys(s))
+
+
+cdef inline int session_may_write(Session s) except -1:
+    if s.state == CLOSED:
+        raise errors.SessionClosed()
+    return 0
+
+
+cdef inline int session_write(Session s) except -1:
+    session_may_write(s)
+    return session_read(s)
+
+
+cdef inline int session_set(Session s, object key, object value) except -1:
+    if s.state != OPEN or not s.looked:
+        session_write(s)
+    if type(key) is not str:
+        raise TypeError(f"session keys are str, not {type(key).__name__}")
+    if not s.manager.any_object:
+        check_top_level(key, value)
+    return change_put(s, key, <PyObject *>value, WRITTEN)
+
+
+cdef inline int check_top_level(object key, object value) except -1:
+    """What is wrong at first sight is refused at once; the inside of containers is looked at by the commit."""
+    cdef type kind = type(value)
+    cdef Step step
+    if (kind is str or kind is int or value is None or kind is bool or kind is float or kind is list or kind is dict
+            or kind is tuple or kind is bytes or kind is set or kind is frozenset):
+        return 0
+    step = Step(NULL, <PyObject *>key, 0)
+    if not is_plain_scalar(value, kind, &step, False):
+        refuse(&step, f"a value of type {kind.__qualname__}")
+    return 0
+
+
+cdef int session_remove(Session s, object key) except -1:
+    if session_has(s, key):
+        change_put(s, key, NULL, TAKEN_AWAY)
+    return 0
+
+
+# ---- committing ----------------------------------------------------------------------------------------------------
+
+cdef enum Plan:
+    NOTHING = 0
+    TOUCH = 1
+    CREATE = 2
+    COMMIT = 3
+
+
+cdef bint change_counts(Session s, const Change *c) except -1:
+    """Whether a change would write: written, taken away, or lent and by now different from what is stored."""
+    cdef const char *p
+    if c.kind != LENT or s.cleared:
+        return True
+    p = record_find(s.base, <object>c.key)
+    return p == NULL or not same(<object>c.value, entry_load(p, False))
+
+
+cdef bint session_is_dirty(Session s) except -1:
+    cdef Py_ssize_t i
+    if s.new_ttl > 0 or (s.cleared and s.base is not None):
+        return True
+    for i in range(s.count):
+        if change_counts(s, &s.changes[i]) and (s.base is not None or s.changes[i].kind != TAKEN_AWAY):
+            return True
+    return False
+
+
+cdef Plan session_plan(Session s) except *:
+    if s.state == CLOSED:
+        raise errors.SessionClosed()
+    if s.state == HANDLE:
+        return NOTHING
+    if s.count or s.cleared or s.new_ttl > 0:
+        if session_is_dirty(s):
+            if s.base is not None:
+                return COMMIT
+            if session_size(s) == 0:
+                return NOTHING
+            if s.name is None:
+                session_draw_name(s)
+            return CREATE
+    # The start has touched the record; only a handle that lived on for a while does it again.
+    if s.base is None or session_now(s) - s.touched < min(session_ttl(s) >> 4, <int64_t>1000000000):
+        return NOTHING
+    return TOUCH
+
+
+cdef int session_save(Session s) except -1:
+    cdef Plan plan = session_plan(s)
+    cdef SessionTable table = s.manager.table
+    if plan == NOTHING:
+        return 0
+    if table is not None:
+        if plan == TOUCH:
+            table_load(table, s.name, table_now(table), session_ttl(s), True)
+            return session_touched(s)
+        if plan == CREATE:
+            return table_create(s, table)
+        return table_commit(s, table)
+    storage = s.manager.storage
+    if plan == TOUCH:
+        storage.touch_record(s.name, s.base, session_ttl(s))
+        return session_touched(s)
+    if plan == CREATE:
+        record = session_first_record(s)
+        while record is not None and not storage.create_record(s.name, record, session_ttl(s)):
+            if s.own_name:          # somebody else created the session with the id we were told to use: join it
+                s.base = storage.load_record(s.name, s.manager.ttl_ns)
+                if s.base is not None:
+                    return session_save(s)
+            else:
+                session_draw_name(s)
+        return session_saved(s, record)
+    return session_saved(s, storage.commit_record(s.name, s.base, session_delta(s), session_ttl(s)))
+
+
+cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, uint64_t birth):
+    """This session's changes laid over `base`: the record to store, or None if nothing is left."""
+    cdef Cell few[CHANGES_INLINE]
+    cdef Cell *cells = few
+    cdef Py_ssize_t n = 0, i
+    cdef int64_t ttl = s.new_ttl if s.new_ttl > 0 else base._ttl if base is not None else 0
+    if s.count > CHANGES_INLINE:
+        cells = <Cell *>PyMem_Malloc(s.count * sizeof(Cell))
+        if cells == NULL:
+            raise MemoryError()
+    try:
+        for i in range(s.count):
+            if s.changes[i].kind == LENT and not change_counts(s, &s.changes[i]):
+                continue
+            cells[n].box = NULL
+            n += 1
+            if s.changes[i].kind == TAKEN_AWAY:
+                cell_fill_key(&cells[n - 1], <object>s.changes[i].key)
+                cells[n - 1].tag = REMOVED
+            else:
+                cell_fill(&cells[n - 1], <object>s.changes[i].key, <object>s.changes[i].value, s.manager.any_object)
+        return pack_merge(None if s.cleared else base, cells, n, created, cap, ttl, birth, s.manager.max_bytes_)
+    finally:
+        cells_release(cells, n)
+        if cells != few:
+            PyMem_Free(cells)
+
+
+cdef int table_create(Session s, SessionTable table) except -1:
+    cdef int64_t now = table_now(table)
+    cdef int64_t cap = now + s.manager.max_age_ns if s.manager.max_age_ns else NO_CAP
+    cdef Record record = session_merge(s, None, now, cap, <uint64_t>counter_add(&table.births, 1))
+    if record is None:
+        return session_saved(s, None)
+    while not table_add(table, s.name, record, now, session_ttl(s), False):
+        if s.own_name:
+            s.base = table_load(table, s.name, now, s.manager.ttl_ns, True)
+            if s.base is not None:
+                return table_commit(s, table)
+        else:
+            session_draw_name(s)
+    s.touched = now
+    return session_saved(s, record)
+
+
+cdef int table_commit(Session s, SessionTable table) except -1:
+    """Build the new record outside the lock, swap it in if the one it was built on is still there, else build again."""
+    cdef int64_t now = table_now(table)
+    cdef Record base = s.base, merged
+    cdef PyObject *out
+    cdef Outcome outcome
+    name = s.name
+    while True:
+        out = NULL
+        merged = session_merge(s, base, base._created, base._cap, base._birth)
+        if merged is None:
+            outcome = table_remove(table, name, base, now, &out)
+        else:
+            outcome = table_swap(table, name, base, merged, now, session_ttl(s), &out)
+        if outcome == DONE:
+            s.touched = now
+            return session_saved(s, merged)
+        if outcome == MISSING:
+            raise errors.SessionGone()
+        if outcome == RENAMED:          # rotated with a grace window: the commit lands in the new record
+            name = steal(out)
+            base = table_load(table, name, now, s.manager.ttl_ns, False)
+            if base is None:
+                raise errors.SessionGone()
+        else:
+            base = record_from(out)
+        if base._birth != s.base._birth:
+            raise errors.SessionGone()
+
+
+cdef Record session_first_record(Session s):
+    """The record to create on a storage of the record protocol."""
+    cdef int64_t now = session_now(s)
+    cdef int64_t cap = now + s.manager.max_age_ns if s.manager.max_age_ns else NO_CAP
+    return session_merge(s, None, now, cap, new_birth())
+
+
+cdef Delta session_delta(Session s):
+    """The changes as an object, for storages of the record protocol."""
+    cdef Py_ssize_t i
+    cdef dict values = {}
+    cdef list removed = []
+    for i in range(s.count):
+        key = <object>s.changes[i].key
+        if s.changes[i].kind == TAKEN_AWAY:
+            removed.append(key)
+        elif change_counts(s, &s.changes[i]):
+            values[key] = <object>s.changes[i].value
+    return Delta(values, removed, s.cleared, s.new_ttl if s.new_ttl > 0 else None, s.manager.max_bytes_,
+                 s.manager.any_object)
+
+
+cdef int session_touched(Session s) except -1:
+    s.touched = session_now(s)
+    return 0
+
+
+cdef int session_saved(Session s, Record record) except -1:
+    """The storage holds `record` now (None: nothing). Containers the caller may still change in place stay on loan."""
+    cdef Py_ssize_t i
+    s.base = record
+    s.cleared = False
+    s.new_ttl = -1
+    if record is None:
+        if not s.own_name:
+            s.name = None
+        changes_clear(s)
+        return 0
+    if s.state == CLOSED or s.count == 0:
+        return 0
+    loans = []
+    for i in range(s.count):
+        if s.changes[i].kind != TAKEN_AWAY and is_container(<object>s.changes[i].value):
+            loans.append((<object>s.changes[i].key, <object>s.changes[i].value))
+    changes_clear(s)
+    for key, value in loans:
+        change_put(s, key, <PyObject *>value, LENT)
+    return 0
+
+
+# ---- the end of a session and of an id -----------------------------------------------------------------------------
+
+cdef int session_delete(Session s) except -1:
+    if s.manager.table is not None:
+        table_delete(s.manager.table, s.name, table_now(s.manager.table))
+    elif well_formed(s.name):
+        s.manager.storage.delete_record(s.name)
+    return 0
+
+
+cdef int session_forget(Session s) except -1:
+    """After a destroy: an open session without record, id and changes."""
+    changes_clear(s)
+    s.state = OPEN
+    s.base = None
+    s.name = None
+    s.own_name = False
+    s.cleared = False
+    s.new_ttl = -1
+    s.looked = True
+    s.ended = True
+    return 0
+
+
+cdef object session_rotate(Session s, int64_t grace):
+    cdef SessionTable table = s.manager.table
+    session_write(s)
+    fresh = session_fresh_name(s)
+    if s.base is not None:
+        if table is None:
+            record = s.manager.storage.rename_record(s.name, fresh, s.base, session_ttl(s), grace)
+        else:
+            record = table_rename(table, s.name, fresh, s.base, table_now(table), session_ttl(s), grace)
+        if record is None:
+            raise errors.SessionGone()
+    s.name = fresh
+    return fresh
