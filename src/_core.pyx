@@ -24,18 +24,18 @@ from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.object cimport PyObject, PyObject_Hash, PyTypeObject, inquiry, traverseproc, visitproc
+from cpython.object cimport PyObject, PyTypeObject, destructor, inquiry, traverseproc, visitproc
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from _clock cimport clock_now
 from _lock cimport counter_add, counter_read, shard_lock, shard_lock_init, shard_unlock
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
-    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, entry_box, entry_head, entry_is_boxed, entry_key, entry_key_box,
-    entry_len, entry_value, entry_weight, pack_find,
+    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
+    entry_key_box, entry_len, entry_value, entry_weight, pack_find,
 )
 from _table cimport (
     CHANGED, DONE, HOLDS_NEW_ID, HOLDS_RECORD, ID_MAX, MISSING, NO_MEMORY, RENAMED, Counters, Key, Node, Outcome,
@@ -63,11 +63,19 @@ cdef extern from *:
         if (s != NULL && len) memcpy(PyUnicode_1BYTE_DATA(s), text, (size_t)len);
         return s;
     }
+    /* The hash of an exact str, from its own cache where it is there. */
+    static inline Py_hash_t text_hash(PyObject *s) {
+        Py_hash_t h = ((PyASCIIObject *)s)->hash;
+        return h != -1 ? h : PyObject_Hash(s);
+    }
     #define steal(o) (o)      /* a new reference as Cython sees it: an owned pointer becomes an object */
     """
     object new_sized(PyTypeObject *type, Py_ssize_t size)
     object ascii_from(const char *text, Py_ssize_t len)
     object steal(PyObject *owned)
+    Py_ssize_t text_hash(object text) noexcept
+    int PyUnicode_Compare(object a, object b) noexcept      # of two str, ready: cannot fail
+    void PyObject_Free(void *p) noexcept
     bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     bint PyUnicode_IS_ASCII(object text) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
@@ -123,8 +131,10 @@ include "_session.pxi"
 cdef Record EMPTY = record_empty(0, NO_CAP, 0, 1)       # stands for a stored session without data
 ctypedef int (*traverse_slot)(PyObject *, visitproc, void *) noexcept
 ctypedef int (*clear_slot)(PyObject *) noexcept
+ctypedef void (*dealloc_slot)(PyObject *) noexcept
 cdef traverse_slot session_traverse_fields = <traverse_slot>(<PyTypeObject *>Session).tp_traverse
 cdef clear_slot session_clear_fields = <clear_slot>(<PyTypeObject *>Session).tp_clear
+cdef dealloc_slot session_dealloc_fields = <dealloc_slot>(<PyTypeObject *>Session).tp_dealloc
 
 
 cdef int session_traverse(PyObject *self, visitproc visit, void *arg) noexcept:
@@ -138,6 +148,12 @@ cdef int session_clear(PyObject *self) noexcept:
     return session_clear_fields(self)
 
 
+cdef void session_dealloc(PyObject *self) noexcept:
+    PyObject_GC_UnTrack(self)               # dropping a change may run the collector
+    changes_clear(<Session>self)
+    session_dealloc_fields(self)
+
+
 cdef int forbid_construction(PyTypeObject *type) except -1:
     """Only this module makes these: `Type()` and `Type.__new__` raise TypeError."""
     type.tp_new = NULL
@@ -148,6 +164,8 @@ cdef int forbid_construction(PyTypeObject *type) except -1:
 
 (<PyTypeObject *>Session).tp_traverse = <traverseproc>session_traverse
 (<PyTypeObject *>Session).tp_clear = <inquiry>session_clear
+(<PyTypeObject *>Session).tp_dealloc = <destructor>session_dealloc
+(<PyTypeObject *>Record).tp_dealloc = <destructor>record_dealloc
 forbid_construction(<PyTypeObject *>Session)
 forbid_construction(<PyTypeObject *>Record)
 MutableMapping.register(Session)

@@ -12,7 +12,7 @@ cdef inline int key_from(Key *key, object session_id) except -1:
     if not PyUnicode_IS_COMPACT_ASCII(session_id) or not 0 < key.len <= ID_MAX:
         return 0
     key.id = <const char *>PyUnicode_1BYTE_DATA(session_id)
-    key.hash = <uint64_t><size_t>PyObject_Hash(session_id)     # keyed SipHash: no crafted id meets another's slot
+    key.hash = <uint64_t><size_t>text_hash(session_id)     # keyed SipHash: no crafted id meets another's slot
     return 1
 
 
@@ -96,7 +96,7 @@ cdef class SessionTable:
     def replace(self, session_id, Record expected not None, Record record not None, ttl=None):
         """Swap `expected` for `record`; False: the session is gone or holds another record by now."""
         cdef PyObject *out = NULL
-        cdef Outcome outcome = table_swap(self, session_id, expected, record, table_now(self),
+        cdef int outcome = table_swap(self, session_id, expected, record, table_now(self),
                                           self._ttl_or(ttl), &out)
         if out != NULL:
             Py_DECREF(<object>out)
@@ -356,8 +356,8 @@ cdef int make_room(SessionTable t) except -1:
     return 0
 
 
-cdef Outcome table_swap(SessionTable t, object session_id, Record expected, Record fresh, int64_t now, int64_t ttl,
-                        PyObject **out) except *:
+cdef int table_swap(SessionTable t, object session_id, Record expected, Record fresh, int64_t now, int64_t ttl,
+                        PyObject **out) except -1:
     """Commit: replace `expected` by `fresh`; otherwise see shard_swap_locked."""
     cdef Key key
     cdef Outcome outcome
@@ -372,7 +372,7 @@ cdef Outcome table_swap(SessionTable t, object session_id, Record expected, Reco
     return outcome
 
 
-cdef Outcome table_remove(SessionTable t, object session_id, Record expected, int64_t now, PyObject **out) except *:
+cdef int table_remove(SessionTable t, object session_id, Record expected, int64_t now, PyObject **out) except -1:
     """Remove an id while it holds `expected`; otherwise see shard_remove_locked."""
     cdef Key key
     cdef Node *dead = NULL
@@ -387,7 +387,7 @@ cdef Outcome table_remove(SessionTable t, object session_id, Record expected, in
 cdef bint table_delete(SessionTable t, object session_id, int64_t now) except -1:
     """Remove an id whatever it holds, and the record it was rotated to. True: there was a record."""
     cdef PyObject *out = NULL
-    cdef Outcome outcome = table_remove(t, session_id, None, now, &out)
+    cdef int outcome = table_remove(t, session_id, None, now, &out)
     if outcome == RENAMED:
         return table_delete(t, steal(out), now)
     return outcome == DONE
@@ -402,7 +402,7 @@ cdef Record table_rename(SessionTable t, object old_id, object new_id, Record re
     """
     cdef Key old_key
     cdef PyObject *out
-    cdef Outcome outcome
+    cdef int outcome
     cdef Record current = record, newer
     cdef uint64_t birth = record._birth
     old_id = table_resolve(t, old_id, now)
@@ -440,8 +440,8 @@ cdef object table_resolve(SessionTable t, object session_id, int64_t now):
     return session_id
 
 
-cdef Outcome table_leave(SessionTable t, const Key *key, Record expected, object new_id, int64_t now, int64_t grace,
-                         PyObject **out) except *:
+cdef int table_leave(SessionTable t, const Key *key, Record expected, object new_id, int64_t now, int64_t grace,
+                         PyObject **out) except -1:
     """End an old id that holds `expected`: at once, or as a sign to `new_id` for `grace` ns."""
     cdef Node *dead = NULL
     cdef Outcome outcome

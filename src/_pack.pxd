@@ -12,7 +12,36 @@ Nothing in a pack can reach back to the pack, so no cycle runs through it and th
 """
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
+
+cdef extern from * nogil:
+    """
+    #include <string.h>
+    /* Equality of two short runs of bytes, inline: a call of memcmp costs more than the comparison. */
+    static inline int bytes_equal(const char *a, const char *b, Py_ssize_t n) {
+        uint64_t x, y, left;
+        uint32_t v, w;
+        if (n >= 8) {
+            const char *last = a + n - 8;
+            for (; a < last; a += 8, b += 8) {
+                memcpy(&x, a, 8); memcpy(&y, b, 8);
+                if (x != y) return 0;
+            }
+            left = (uint64_t)(a - last);        /* the last eight bytes overlap what was compared */
+            memcpy(&x, a - left, 8); memcpy(&y, b - left, 8);
+            return x == y;
+        }
+        if (n >= 4) {
+            memcpy(&v, a, 4); memcpy(&w, b, 4);
+            if (v != w) return 0;
+            memcpy(&v, a + n - 4, 4); memcpy(&w, b + n - 4, 4);
+            return v == w;
+        }
+        while (n-- > 0) if (a[n] != b[n]) return 0;
+        return 1;
+    }
+    """
+    bint bytes_equal(const char *a, const char *b, Py_ssize_t n) noexcept
 
 cdef enum:
     INLINE_MAX = 1023       # longer strings and bytes are shared by reference instead of copied by each commit
@@ -86,7 +115,7 @@ cdef inline const char *pack_find(const char *p, const char *end, const char *ke
     cdef Entry e
     while p < end:
         e = entry_head(p)
-        if e.key_len == key_len and not (e.tag & TAG_KEY_BOXED) and memcmp(entry_key(p), key, key_len) == 0:
+        if e.key_len == key_len and not (e.tag & TAG_KEY_BOXED) and bytes_equal(entry_key(p), key, key_len):
             return p
         p += entry_len(e)
     return NULL

@@ -21,10 +21,6 @@ cdef class Record:
 
     NEVER = NO_CAP
 
-    def __dealloc__(self):
-        if self._has_boxes:
-            drop_boxes(self._pack, self._pack + self._bytes)
-
     @staticmethod
     def build(data, created, cap=NO_CAP, ttl=0, birth=0, any_object=False):
         """A record over a copy of `data`. Raises NotSerializable with the path of keys, never for its size."""
@@ -119,6 +115,14 @@ cdef Record record_empty(int64_t created, int64_t cap, int64_t ttl, uint64_t bir
     return r
 
 
+cdef void record_dealloc(PyObject *self) noexcept:
+    """In place of the generated one, which saves and restores the error state around every record."""
+    cdef const char *pack = (<Record>self)._pack
+    if (<Record>self)._has_boxes:
+        drop_boxes(pack, pack + (<Record>self)._bytes)
+    PyObject_Free(self)
+
+
 cdef void drop_boxes(const char *p, const char *end) noexcept:
     cdef Entry e
     while p < end:
@@ -136,23 +140,23 @@ cdef inline bint is_short_ascii(object text) noexcept:
     return PyUnicode_IS_COMPACT_ASCII(text) and PyUnicode_GET_LENGTH(text) <= KEY_MAX
 
 
-cdef inline const char *record_find(Record r, object key) except? NULL:
+cdef inline const char *record_find(Record r, object key) noexcept:
     """The entry of `key`, or NULL."""
     if r is None or type(key) is not str:
         return NULL
     if is_short_ascii(key):
         return pack_find(r._pack, r._pack + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
                          PyUnicode_GET_LENGTH(key))
-    return pack_find_boxed(r, <str>key)
+    return pack_find_boxed(r, key)
 
 
-cdef const char *pack_find_boxed(Record r, str key) except? NULL:
+cdef const char *pack_find_boxed(Record r, object key) noexcept:
     cdef const char *p = r._pack
     cdef const char *end = p + r._bytes
     cdef Entry e
     while p < end:
         e = entry_head(p)
-        if e.tag & TAG_KEY_BOXED and <str>entry_key_box(p) == key:
+        if e.tag & TAG_KEY_BOXED and PyUnicode_Compare(<object>entry_key_box(p), key) == 0:
             return p
         p += entry_len(e)
     return NULL
@@ -217,6 +221,8 @@ cdef list record_items(Record r, bint copy):
 
 cdef enum:
     REMOVED = 0xFF              # a cell that takes its key away
+    MATCH_INLINE = 32           # entries whose matches fit on the C stack
+    MATCH_SCANNED = 16          # changes up to which comparing beats a dict
 
 cdef struct Cell:               # one change on its way into a pack; keys and inline values are borrowed
     PyObject *key
@@ -295,7 +301,7 @@ cdef inline Py_ssize_t cell_bytes(const Cell *c) noexcept:
     return <Py_ssize_t>sizeof(Entry) + c.key_len + c.value_len
 
 
-cdef char *cell_place(Cell *c, char *p, Record r) noexcept:
+cdef inline char *cell_place(Cell *c, char *p, Record r) noexcept:
     """Write the cell as an entry at `p`; its reference moves into the record. Returns the end."""
     cdef Entry e
     cdef Boxed b
@@ -323,9 +329,8 @@ cdef char *cell_place(Cell *c, char *p, Record r) noexcept:
     return p + c.value_len
 
 
-cdef char *entry_copy(const char *from_, char *p, Record r) noexcept:
+cdef inline char *entry_copy(const char *from_, Entry e, char *p, Record r) noexcept:
     """Carry an unchanged entry over. Returns the end."""
-    cdef Entry e = entry_head(from_)
     if e.tag & TAG_KEY_BOXED:
         Py_INCREF(<object>entry_key_box(from_))
         r._has_boxes = True
@@ -336,46 +341,81 @@ cdef char *entry_copy(const char *from_, char *p, Record r) noexcept:
     return p + entry_len(e)
 
 
-cdef Cell *cell_of_entry(const char *p, Cell *cells, Py_ssize_t n, dict index) except? NULL:
-    """The change that concerns this entry's key, or NULL."""
+cdef Py_ssize_t cell_of_entry(const char *p, Cell *cells, Py_ssize_t n) noexcept:
+    """Position of the change that concerns this entry's key, or -1."""
     cdef Entry e = entry_head(p)
     cdef Py_ssize_t i
-    cdef bint boxed = e.tag & TAG_KEY_BOXED
-    if index is not None:
-        found = index.get(entry_key_object(p))
-        return &cells[<Py_ssize_t>found] if found is not None else NULL
     for i in range(n):
-        if boxed:
-            if cells[i].key_bytes == NULL and <str>cells[i].key == <str>entry_key_box(p):
-                return &cells[i]
-        elif (cells[i].key_bytes != NULL and cells[i].key_len == e.key_len
-              and memcmp(cells[i].key_bytes, entry_key(p), e.key_len) == 0):
-            return &cells[i]
-    return NULL
+        if e.tag & TAG_KEY_BOXED:
+            if cells[i].key_bytes == NULL and PyUnicode_Compare(<object>cells[i].key, <object>entry_key_box(p)) == 0:
+                return i
+        elif (cells[i].key_len == e.key_len and cells[i].key_bytes != NULL
+              and bytes_equal(cells[i].key_bytes, entry_key(p), e.key_len)):
+            return i
+    return -1
+
+
+cdef int match_cells(Record base, Cell *cells, Py_ssize_t n, Py_ssize_t *which) except -1:
+    """For each entry of `base`, the change that concerns its key, or -1."""
+    cdef const char *p = base._pack
+    cdef const char *end = p + base._bytes
+    cdef Py_ssize_t i
+    cdef dict index
+    if n <= MATCH_SCANNED:
+        while p < end:
+            which[0] = cell_of_entry(p, cells, n)
+            which += 1
+            p += entry_len(entry_head(p))
+        return 0
+    index = {}                              # many changes: look keys up instead of comparing each with each
+    for i in range(n):
+        index[<object>cells[i].key] = i
+    while p < end:
+        which[0] = index.get(entry_key_object(p), -1)
+        which += 1
+        p += entry_len(entry_head(p))
+    return 0
 
 
 cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, int64_t cap, int64_t ttl,
                        uint64_t birth, Py_ssize_t max_bytes):
     """A new record: `base`'s entries (None: no entries) with the cells laid over them, order kept; None if no data is left."""
+    cdef Py_ssize_t few[MATCH_INLINE]
+    cdef Py_ssize_t *which = few
+    cdef Py_ssize_t entries = base._count if base is not None else 0
+    if entries > MATCH_INLINE:
+        which = <Py_ssize_t *>PyMem_Malloc(entries * sizeof(Py_ssize_t))
+        if which == NULL:
+            raise MemoryError()
+    try:
+        if entries:
+            match_cells(base, cells, n, which)
+        return pack_place(base, which, cells, n, created, cap, ttl, birth, max_bytes)
+    finally:
+        if which != few:
+            PyMem_Free(which)
+
+
+cdef Record pack_place(Record base, const Py_ssize_t *which, Cell *cells, Py_ssize_t n, int64_t created, int64_t cap,
+                       int64_t ttl, uint64_t birth, Py_ssize_t max_bytes):
+    """The second half of `pack_merge`: measure, then write."""
     cdef Py_ssize_t size = 0, weight = 0, count = 0, i
-    cdef const char *p
+    cdef const char *p = NULL
     cdef const char *end = NULL
     cdef char *q
-    cdef Cell *c
+    cdef Entry e
     cdef Record r
-    cdef dict index = None
-    if n > 16 and base is not None:         # many changes: look keys up instead of comparing each with each
-        index = {}
-        for i in range(n):
-            index[<object>cells[i].key] = i
     if base is not None:
         p, end = base._pack, base._pack + base._bytes
+        i = 0
         while p < end:
-            if cell_of_entry(p, cells, n, index) == NULL:
-                size += entry_len(entry_head(p))
-                weight += entry_weight(p, entry_head(p))
+            e = entry_head(p)
+            if which[i] < 0:
+                size += entry_len(e)
+                weight += entry_weight(p, e)
                 count += 1
-            p += entry_len(entry_head(p))
+            i += 1
+            p += entry_len(e)
     for i in range(n):
         if cells[i].tag != REMOVED:
             size += cell_bytes(&cells[i])
@@ -385,25 +425,24 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
         return None
     if 0 < max_bytes < weight:
         raise errors.SessionTooLarge(weight, max_bytes)
-    r = record_new(size)
+    r = record_new(size)                    # nothing below can fail
     r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
     r._weight, r._count = <uint32_t>weight, <uint32_t>count
-    r._bytes = 0                            # what is placed so far: an error on the way leaves a whole record
     q = r._pack
     if base is not None:
         p = base._pack
+        i = 0
         while p < end:
-            c = cell_of_entry(p, cells, n, index)
-            if c == NULL:
-                q = entry_copy(p, q, r)
-            elif c.tag != REMOVED:
-                q = cell_place(c, q, r)
-            r._bytes = <uint32_t>(q - r._pack)
-            p += entry_len(entry_head(p))
+            e = entry_head(p)
+            if which[i] < 0:
+                q = entry_copy(p, e, q, r)
+            elif cells[which[i]].tag != REMOVED:
+                q = cell_place(&cells[which[i]], q, r)
+            i += 1
+            p += entry_len(e)
     for i in range(n):
         if cells[i].tag != REMOVED and not cells[i].placed:
             q = cell_place(&cells[i], q, r)
-    r._bytes = <uint32_t>size
     return r
 
 

@@ -44,7 +44,7 @@ cdef class ManagerCore:
         if session_id is not None:
             if type(session_id) is not str:
                 raise TypeError(f"a session id is a str, not {type(session_id).__name__}")
-            if session_id != "":
+            if PyUnicode_GET_LENGTH(session_id):
                 s.name = s.presented = session_id
         return s
 
@@ -101,9 +101,6 @@ cdef class Session:
         self.changes = self.few
         self.room = CHANGES_INLINE
         self.new_ttl = -1
-
-    def __dealloc__(self):
-        changes_clear(self)
 
     # ---- identity ----------------------------------------------------------------------------------------------
 
@@ -585,20 +582,26 @@ cdef int session_draw_name(Session s) except -1:
 
 # ---- the changes ---------------------------------------------------------------------------------------------------
 
-cdef inline Change *change_find(Session s, object key) except? NULL:
+cdef inline Change *change_find(Session s, object key) noexcept:
     """The change of `key`, or NULL. Most keys are constants of the program, so identity finds nearly all."""
     cdef Py_ssize_t i
     if s.index is not None:
-        position = s.index.get(key)
-        return &s.changes[<Py_ssize_t>position] if position is not None else NULL
+        return change_indexed(s, key)
     for i in range(s.count):
         if s.changes[i].key == <PyObject *>key:
             return &s.changes[i]
-    if type(key) is str:
+    if s.count and type(key) is str:
         for i in range(s.count):
-            if <str>s.changes[i].key == <str>key:
+            if PyUnicode_Compare(<object>s.changes[i].key, key) == 0:
                 return &s.changes[i]
     return NULL
+
+
+cdef Change *change_indexed(Session s, object key) noexcept:
+    if type(key) is not str:                # anything else is no key, and its __eq__ is not ours to run
+        return NULL
+    position = s.index.get(key)
+    return &s.changes[<Py_ssize_t>position] if position is not None else NULL
 
 
 cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind) except -1:
@@ -811,7 +814,7 @@ cdef bint session_is_dirty(Session s) except -1:
     return False
 
 
-cdef Plan session_plan(Session s) except *:
+cdef int session_plan(Session s) except -1:
     if s.state == CLOSED:
         raise errors.SessionClosed()
     if s.state == HANDLE:
@@ -832,7 +835,7 @@ cdef Plan session_plan(Session s) except *:
 
 
 cdef int session_save(Session s) except -1:
-    cdef Plan plan = session_plan(s)
+    cdef int plan = session_plan(s)
     cdef SessionTable table = s.manager.table
     if plan == NOTHING:
         return 0
@@ -910,7 +913,7 @@ cdef int table_commit(Session s, SessionTable table) except -1:
     cdef int64_t now = table_now(table)
     cdef Record base = s.base, merged
     cdef PyObject *out
-    cdef Outcome outcome
+    cdef int outcome
     name = s.name
     while True:
         out = NULL
@@ -973,12 +976,17 @@ cdef int session_saved(Session s, Record record) except -1:
             s.name = None
         changes_clear(s)
         return 0
-    if s.state == CLOSED or s.count == 0:
-        return 0
-    loans = []
     for i in range(s.count):
         if s.changes[i].kind != TAKEN_AWAY and is_container(<object>s.changes[i].value):
-            loans.append((<object>s.changes[i].key, <object>s.changes[i].value))
+            return session_keep_loans(s)
+    changes_clear(s)
+    return 0
+
+
+cdef int session_keep_loans(Session s) except -1:
+    cdef Py_ssize_t i
+    loans = [(<object>s.changes[i].key, <object>s.changes[i].value) for i in range(s.count)
+             if s.changes[i].kind != TAKEN_AWAY and is_container(<object>s.changes[i].value)]
     changes_clear(s)
     for key, value in loans:
         change_put(s, key, <PyObject *>value, LENT)

@@ -19,9 +19,10 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from _lock cimport shard_lock, shard_lock_init, shard_mutex, shard_unlock, take_ref
+from _pack cimport bytes_equal
 from _wheel cimport (
     TICK_BITS, WHEEL_BITS, WHEEL_LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_file, wheel_init, wheel_is_behind, wheel_next,
     wheel_refile, wheel_unlink,
@@ -122,7 +123,7 @@ cdef inline Node *shard_find(const Shard *s, const Key *key) noexcept nogil:
         if e.node == NULL:
             return NULL
         if (e.hash == key.hash and e.node.id_len == key.len
-                and memcmp(e.node.id, key.id, key.len) == 0):
+                and bytes_equal(e.node.id, key.id, key.len)):
             return e.node
         i = (i + 1) & s.mask
 
