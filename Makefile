@@ -1,0 +1,50 @@
+# Every target does its own set-up: .venv in the tree, dependencies, the compiled extension, missing Debian packages.
+#
+#   PYTHON=python3.12   build .venv with another interpreter        PORT=8080   where "make demo" listens
+#   ARGS="-k expiry"    more arguments for pytest
+
+PYTHON ?=
+ARGS ?=
+export PYTHON
+
+.PHONY: help venv build demo test lint bench sdist freethreaded sanitize clean
+
+help:
+	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
+	@echo "make test          the test-suite"
+	@echo "make lint          ruff, mypy, and the checks of the Cython core"
+	@echo "make bench         the benchmarks"
+	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"
+	@echo "make freethreaded  the core suites on CPython 3.13 without the GIL (built once, about 3 minutes)"
+	@echo "make sanitize      the core suites under AddressSanitizer and UBSan"
+	@echo "make build         only .venv and the compiled extension;  make clean  removes all that was built"
+
+venv build:
+	@ci/setup.sh build
+
+demo:
+	@ci/setup.sh demo
+	@exec .venv/bin/python -m examples.demo
+
+test:
+	@ci/test.sh $(ARGS)
+
+lint:
+	@ci/lint.sh
+
+bench:
+	@ci/bench.sh $(ARGS)
+
+sdist:
+	@ci/sdist.sh
+
+freethreaded:
+	@ci/freethreaded.sh $(ARGS)
+
+sanitize:
+	@ci/sanitize.sh $(ARGS)
+
+clean:
+	rm -rf .venv .venv.lock build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	rm -rf src/*.egg-info src/_core.c src/_core.html src/cysession/_core.*.so tests/native/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
