@@ -102,6 +102,13 @@ cdef class SessionTable:
             Py_DECREF(<object>out)
         return outcome == DONE
 
+    def commit(self, session_id, Record base not None, Delta delta not None, int64_t ttl):
+        """Apply `delta` onto what is stored now, if that is still the session `base` is a state of.
+
+        The record stored, or None if it was emptied and so removed. `ttl` in ns. Raises SessionGone.
+        """
+        return table_merge(self, session_id, base, None, delta, table_now(self), ttl)
+
     def pop(self, session_id):
         """Remove a session. True: it was live. Final: no later commit brings it back."""
         return table_delete(self, session_id, table_now(self))

@@ -909,32 +909,43 @@ cdef int table_create(Session s, SessionTable table) except -1:
 
 
 cdef int table_commit(Session s, SessionTable table) except -1:
-    """Build the new record outside the lock, swap it in if the one it was built on is still there, else build again."""
     cdef int64_t now = table_now(table)
-    cdef Record base = s.base, merged
+    cdef Record merged = table_merge(table, s.name, s.base, s, None, now, session_ttl(s))
+    s.touched = now
+    return session_saved(s, merged)
+
+
+cdef Record table_merge(SessionTable table, object name, Record base, Session s, Delta delta, int64_t now, int64_t ttl):
+    """Commit the changes of `s` or `delta` onto what is stored under `name`; None: nothing is left, it is deleted.
+
+    The new record is built outside the lock and swapped in if the one it was built on is still there, else built
+    again on what is there now. SessionGone: the session that `base` is a state of lives no more.
+    """
+    cdef Record current = base, merged
     cdef PyObject *out
     cdef int outcome
-    name = s.name
     while True:
         out = NULL
-        merged = session_merge(s, base, base._created, base._cap, base._birth)
-        if merged is None:
-            outcome = table_remove(table, name, base, now, &out)
+        if s is not None:
+            merged = session_merge(s, current, current._created, current._cap, current._birth)
         else:
-            outcome = table_swap(table, name, base, merged, now, session_ttl(s), &out)
+            merged = delta.apply(current, now, current._cap)
+        if merged is None:
+            outcome = table_remove(table, name, current, now, &out)
+        else:
+            outcome = table_swap(table, name, current, merged, now, ttl, &out)
         if outcome == DONE:
-            s.touched = now
-            return session_saved(s, merged)
+            return merged
         if outcome == MISSING:
             raise errors.SessionGone()
         if outcome == RENAMED:          # rotated with a grace window: the commit lands in the new record
             name = steal(out)
-            base = table_load(table, name, now, s.manager.ttl_ns, False)
-            if base is None:
+            current = table_load(table, name, now, ttl, False)
+            if current is None:
                 raise errors.SessionGone()
         else:
-            base = record_from(out)
-        if base._birth != s.base._birth:
+            current = record_from(out)
+        if current._birth != base._birth:
             raise errors.SessionGone()
 
 

@@ -8,8 +8,7 @@ from typing import Self
 from ._core import ManagerCore
 from .errors import StorageMisconfigured
 from .ids import new_id
-from .storage import open_storage
-from .storage.base import Storage
+from .storage import Storage, open_storage
 
 __all__ = ["Manager"]
 
@@ -52,7 +51,7 @@ class Manager(ManagerCore):
             fresh_id=id_func or new_id, ttl=ttl, max_age=max_age, grace=grace, max_bytes=max_bytes, strict=strict
         )
         if storage is None:
-            storage = open_storage("file:")
+            storage = open_storage("file://")
         self._clock = clock
         self._use(storage)
 
@@ -89,12 +88,12 @@ class Manager(ManagerCore):
     @ttl.setter
     def ttl(self, value: float | timedelta) -> None:
         self._set_ttl(value)
+        self.storage.ttl = self.ttl
 
     @property
     def storage(self) -> Storage:
         """Where sessions are kept. Setting another one leaves the old one's sessions behind."""
-        kept: Storage = self._storage
-        return kept
+        return super().storage
 
     @storage.setter
     def storage(self, value: Storage) -> None:
@@ -106,6 +105,7 @@ class Manager(ManagerCore):
                 f"storage must be a cysession Storage, not {type(storage).__name__}; subclass cysession.Storage"
             )
         storage.use_clock(self._clock)
+        storage.ttl = self.ttl
         self._set_storage(storage, storage.table, storage.any_object)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable
 
 from .._core import Delta, Record, SessionTable
-from ..errors import SessionGone
 from .base import Storage
 from .driver import Driver
 
@@ -33,6 +32,7 @@ class MemoryStorage(Storage):
     """
 
     does_io = False
+    table: SessionTable
 
     def __init__(
         self,
@@ -53,9 +53,10 @@ class MemoryStorage(Storage):
         _storages.add(self)
 
     def use_clock(self, clock: Callable[[], float] | None) -> None:
+        known = self.clock
         super().use_clock(clock)
-        if clock is not None:
-            self.table._set_clock(clock)
+        if self.clock is not known:
+            self.table._set_clock(self.clock)
 
     def now_ns(self) -> int:
         return self.table.now_ns()
@@ -77,13 +78,7 @@ class MemoryStorage(Storage):
         return self.table.add(session_id, record, ttl / 1e9)
 
     def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        while True:
-            stored = self.table.peek(session_id)
-            if stored is None or stored.birth != base.birth:
-                raise SessionGone
-            merged = delta.apply(stored, stored.created, stored.cap)
-            if self.table.replace(session_id, stored, merged, ttl / 1e9):
-                return merged
+        return self.table.commit(session_id, base, delta, ttl)
 
     def delete_record(self, session_id: str) -> bool:
         return self.table.pop(session_id)
@@ -98,7 +93,7 @@ class MemoryStorage(Storage):
 
     def stats(self) -> dict[str, int]:
         """Counts since this storage was made; see SessionTable.stats."""
-        return self.table.stats()
+        return {**super().stats(), **self.table.stats()}
 
     def close(self) -> None:
         """Stop the expiry thread and drop every session."""
