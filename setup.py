@@ -55,7 +55,7 @@ if TRACE:
 if STRICT:
     Cython.Compiler.Options.warning_errors = True
     directives |= {
-        f"warn.{name}": True for name in ("unused", "unused_result", "unreachable", "maybe_uninitialized")
+        f"warn.{name}": True for name in ("unused", "unreachable", "maybe_uninitialized")
     }
     flags.append("-Werror")
 

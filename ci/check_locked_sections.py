@@ -1,18 +1,19 @@
 """Fail when code that runs under a shard's lock could touch a Python object: the leaf rule of src/_lock.pxd.
 
-Between `shard_lock` and `shard_unlock` stands plain C on raw memory. A dropped reference there may run a finalizer
-that comes back to the same lock, and an allocation may start the collector, which stops every other thread while one
-of them waits for us. Most of that the compiler refuses by itself, because each locking function is `noexcept nogil`;
-this script closes the doors that remain. It starts at each function that calls `shard_lock` and follows the calls
-through src/*.pyx, *.pxd, *.pxi, including the C written verbatim in `cdef extern from *` blocks:
+Between `shard_lock` and `shard_unlock` stands plain C on raw memory. A dropped reference there may run a
+finalizer that comes back to the same lock, and an allocation may start the collector, which stops every other
+thread while one of them waits for us. Most of that the compiler refuses by itself, because each locking
+function is `noexcept nogil`; this script closes the doors that remain. It starts at each function that calls
+`shard_lock` and follows the calls through src/*.pyx, *.pxd, *.pxi, including the C written verbatim in
+`cdef extern from *` blocks:
 
   1. a Cython function reached says `noexcept nogil` and contains neither `with gil` nor `raise`;
   2. no C-API name is called or used as a macro, except the few in ALLOWED, which run no code;
   3. no second `shard_lock` is taken inside a locked section;
   4. each path out of a locking function has released the lock (followed by indentation).
 
-A callee counts as locked wherever the call stands in the function: helpers belong outside locking functions, not
-after their unlock. Usage: check_locked_sections.py [directory, default src]
+A callee counts as locked wherever the call stands in the function: helpers belong outside locking functions,
+not after their unlock. Usage: check_locked_sections.py [directory, default src]
 """
 
 import re
@@ -20,7 +21,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Take a reference, raw memory, and the lock itself: nothing here can run user code, block on the GIL or collect.
+# Take a reference, raw memory, and the lock itself: none can run user code, block on the GIL or collect.
 ALLOWED = {
     "Py_INCREF", "Py_XINCREF", "Py_NewRef", "Py_XNewRef", "Py_SIZE", "Py_TYPE", "Py_GIL_DISABLED",
     "PyMutex_Lock", "PyMutex_Unlock",
