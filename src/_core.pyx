@@ -34,7 +34,7 @@ from _clock cimport clock_now
 from _lock cimport counter_add, counter_read, shard_lock, shard_lock_init, shard_unlock
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
-    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
+    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
     entry_key_box, entry_len, entry_value, entry_weight, pack_find,
 )
 from _table cimport (
@@ -60,7 +60,7 @@ cdef extern from *:
     }
     static inline PyObject *ascii_from(const char *text, Py_ssize_t len) {
         PyObject *s = PyUnicode_New(len, 127);
-        if (s != NULL && len) memcpy(PyUnicode_1BYTE_DATA(s), text, (size_t)len);
+        if (s != NULL) bytes_copy((char *)PyUnicode_1BYTE_DATA(s), text, len);
         return s;
     }
     /* The hash of an exact str, from its own cache where it is there. */

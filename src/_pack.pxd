@@ -40,8 +40,25 @@ cdef extern from * nogil:
         while (n-- > 0) if (a[n] != b[n]) return 0;
         return 1;
     }
+    /* The same for copying. The runs do not overlap. */
+    static inline void bytes_copy(char *to, const char *from, Py_ssize_t n) {
+        if (n > 128) { memcpy(to, from, (size_t)n); return; }
+        if (n >= 16) {
+            const char *last = from + n - 16;
+            char *to_last = to + n - 16;
+            for (; from < last; from += 16, to += 16) memcpy(to, from, 16);
+            memcpy(to_last, last, 16);
+            return;
+        }
+        if (n >= 8) { uint64_t x, y; memcpy(&x, from, 8); memcpy(&y, from + n - 8, 8);
+                      memcpy(to, &x, 8); memcpy(to + n - 8, &y, 8); return; }
+        if (n >= 4) { uint32_t v, w; memcpy(&v, from, 4); memcpy(&w, from + n - 4, 4);
+                      memcpy(to, &v, 4); memcpy(to + n - 4, &w, 4); return; }
+        while (n-- > 0) to[n] = from[n];
+    }
     """
     bint bytes_equal(const char *a, const char *b, Py_ssize_t n) noexcept
+    void bytes_copy(char *to, const char *from_, Py_ssize_t n) noexcept
 
 cdef enum:
     INLINE_MAX = 1023       # longer strings and bytes are shared by reference instead of copied by each commit

@@ -314,7 +314,7 @@ cdef inline char *cell_place(Cell *c, char *p, Record r) noexcept:
         Py_INCREF(<object>c.key)
         memcpy(p + sizeof(Entry), &c.key, sizeof(PyObject *))
     else:
-        memcpy(p + sizeof(Entry), c.key_bytes, c.key_len)
+        bytes_copy(p + sizeof(Entry), c.key_bytes, c.key_len)
     memcpy(p, &e, sizeof(Entry))
     p += sizeof(Entry) + c.key_len
     if c.box != NULL:
@@ -324,21 +324,18 @@ cdef inline char *cell_place(Cell *c, char *p, Record r) noexcept:
         r._has_boxes = True
         c.box = NULL
     elif c.value_len:
-        memcpy(p, c.value_bytes, c.value_len)
+        bytes_copy(p, c.value_bytes, c.value_len)
     c.placed = True
     return p + c.value_len
 
 
 cdef inline char *entry_copy(const char *from_, Entry e, char *p, Record r) noexcept:
     """Carry an unchanged entry over. Returns the end."""
-    if e.tag & TAG_KEY_BOXED:
-        Py_INCREF(<object>entry_key_box(from_))
-        r._has_boxes = True
-    if entry_is_boxed(e):
-        Py_INCREF(<object>entry_box(from_, e).ref)
-        r._has_boxes = True
-    memcpy(p, from_, entry_len(e))
-    return p + entry_len(e)
+    cdef Py_ssize_t n = entry_len(e)
+    bytes_copy(p, from_, n)
+    if e.tag & TAG_KEY_BOXED or entry_is_boxed(e):
+        take_boxes(from_, from_ + n, r)
+    return p + n
 
 
 cdef Py_ssize_t cell_of_entry(const char *p, Cell *cells, Py_ssize_t n) noexcept:
@@ -383,6 +380,8 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
     cdef Py_ssize_t few[MATCH_INLINE]
     cdef Py_ssize_t *which = few
     cdef Py_ssize_t entries = base._count if base is not None else 0
+    if n == 1 and base is not None and cells[0].key_bytes != NULL and cells[0].tag != REMOVED:
+        return pack_replace_one(base, &cells[0], created, cap, ttl, birth, max_bytes)
     if entries > MATCH_INLINE:
         which = <Py_ssize_t *>PyMem_Malloc(entries * sizeof(Py_ssize_t))
         if which == NULL:
@@ -394,6 +393,49 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
     finally:
         if which != few:
             PyMem_Free(which)
+
+
+cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap, int64_t ttl, uint64_t birth,
+                             Py_ssize_t max_bytes):
+    """`pack_merge` for the usual request, which sets one short key: what stands around its entry is copied in two runs."""
+    cdef const char *start = base._pack
+    cdef const char *end = start + base._bytes
+    cdef const char *old = pack_find(start, end, c.key_bytes, c.key_len)
+    cdef Py_ssize_t weight = base._weight + c.weight
+    cdef Py_ssize_t old_len = 0, before
+    cdef char *q
+    cdef Record r
+    if old != NULL:
+        old_len = entry_len(entry_head(old))
+        weight -= entry_weight(old, entry_head(old))
+    else:
+        old = end
+    if 0 < max_bytes < weight:
+        raise errors.SessionTooLarge(weight, max_bytes)
+    r = record_new(base._bytes - old_len + cell_bytes(c))
+    r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
+    r._weight, r._count = <uint32_t>weight, base._count + (1 if old_len == 0 else 0)
+    before = old - start
+    bytes_copy(r._pack, start, before)
+    q = cell_place(c, r._pack + before, r)
+    bytes_copy(q, old + old_len, end - old - old_len)
+    if base._has_boxes:
+        take_boxes(start, old, r)
+        take_boxes(old + old_len, end, r)
+    return r
+
+
+cdef void take_boxes(const char *p, const char *end, Record r) noexcept:
+    """Entries were copied as bytes into `r`: take the references that they hold."""
+    cdef Entry e
+    r._has_boxes = True
+    while p < end:
+        e = entry_head(p)
+        if e.tag & TAG_KEY_BOXED:
+            Py_INCREF(<object>entry_key_box(p))
+        if entry_is_boxed(e):
+            Py_INCREF(<object>entry_box(p, e).ref)
+        p += entry_len(e)
 
 
 cdef Record pack_place(Record base, const Py_ssize_t *which, Cell *cells, Py_ssize_t n, int64_t created, int64_t cap,

@@ -1,4 +1,7 @@
-"""Where sessions are kept. FileStorage and the Redis storages are imported when they are first asked for."""
+"""Where sessions are kept. FileStorage and the Redis storages are imported when they are first asked for.
+
+`open_storage` (urls.py), MemoryStorage and this lazy table are relied on by `cysession.manager`: keep them here.
+"""
 
 from typing import TYPE_CHECKING, Any
 
