@@ -54,9 +54,7 @@ if TRACE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 if STRICT:
     Cython.Compiler.Options.warning_errors = True
-    directives |= {
-        f"warn.{name}": True for name in ("unused", "unreachable", "maybe_uninitialized")
-    }
+    directives |= {f"warn.{name}": True for name in ("unused", "unreachable", "maybe_uninitialized")}
     flags.append("-Werror")
 
 core = Extension(
