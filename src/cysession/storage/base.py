@@ -2,17 +2,18 @@
 
 There are three ways to write one, told apart once for each class:
 
-    records   load_record, touch_record, create_record, commit_record, delete_record, rename_record, each atomic.
-              What FileStorage and RedisStorage do; sessions talk to a storage through these only.
+    records   load_record, touch_record, create_record, commit_record, delete_record and rename_record, each
+              atomic. What FileStorage and RedisStorage do; sessions use a storage through these only.
     whole     get_session, set_session, remove_all and update_ttl (without it idle time counts from the last
               write): a session is read and written as a whole. docs/custom_storage.md has one in 30 lines.
-    keyed     get_map, set_map (or set), remove, and if possible remove_all, update_ttl: every key for itself.
+    keyed     get_map, set_map (or set), remove, and if possible remove_all and update_ttl: key by key.
 
-For the last two this class makes the record protocol: it merges by key, tells a reborn id from the one that was
-loaded (`birth`), enforces the absolute deadline (`cap`), rotates, and follows an old id for its grace time, under
-locks striped by id. Those locks hold inside one process; a storage shared by several processes has to be atomic
-itself, which is what the record protocol is for. Idle time is the storage's own job: `set_session` and
-`update_ttl` say how long a session lives from now on, and `get_session` must not return it any later.
+For the last two this class makes the record protocol: it merges by key, tells a reborn id from the one that
+was loaded (`birth`), enforces the absolute deadline (`cap`), rotates, and follows an old id for its grace
+time, under locks striped by id. Those locks hold inside one process; a storage shared by several processes
+has to be atomic itself, which is what the record protocol is for. Idle time is the storage's own job:
+`set_session` and `update_ttl` say how long a session lives from now on, and `get_session` must not return it
+any later.
 
 The methods with GoFrame's names take seconds, the record protocol takes nanoseconds of `now_ns()`.
 """
@@ -26,19 +27,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
-from .. import ids
-from .._core import Delta, Record, SessionTable
-from ..codec import pack
-from ..errors import CorruptRecord, SessionError, SessionGone, StorageMisconfigured, StorageUnavailable
+from cysession import ids
+from cysession._core import Delta, Record, SessionTable
+from cysession.codec import pack
+from cysession.errors import (
+    CorruptRecord,
+    SessionError,
+    SessionGone,
+    StorageMisconfigured,
+    StorageUnavailable,
+)
 
 __all__ = ["Storage"]
 
 log = logging.getLogger("cysession.storage")
 
-PUBLIC = (
-    (
-        "new get get_map get_size set set_map remove remove_all get_session set_session update_ttl"  # GoFrame's names
-    ).split()
+PUBLIC = (  # GoFrame's names
+    *("new", "get", "get_map", "get_size", "set", "set_map", "remove", "remove_all"),
+    *("get_session", "set_session", "update_ttl"),
 )
 SECOND = 1_000_000_000
 HOPS = 8  # how many rotations back an old id is followed
@@ -51,7 +57,7 @@ class Storage:
     """Seconds; given by Manager(clock=...). None: the wall clock."""
 
     ttl: float = 86400.0
-    """Idle seconds for the public methods that are not told any; the manager sets its own."""
+    """Idle seconds for those public methods that are not told any."""
 
     does_io: bool = True
     """Whether adapters on an event loop have to await the async twins."""
@@ -97,8 +103,13 @@ class Storage:
         if clock is None or clock is self.clock:
             return
         if self.clock is not None:
-            raise StorageMisconfigured("this storage has a clock already; managers that share it share its clock")
+            raise StorageMisconfigured(
+                "this storage has a clock already; managers that share it share its clock"
+            )
         self.clock = clock
+
+    def __bool__(self) -> bool:
+        return True  # a storage that counts its sessions with __len__ is still there when it has none
 
     def close(self) -> None:
         """Release what the storage holds. Using it again afterwards is allowed where it can be reopened."""
@@ -400,13 +411,11 @@ class _Whole:
 
     @staticmethod
     def fetch(storage: Storage, session_id: str, ttl: int) -> Record | None:
-        record = storage.get_session(session_id, ttl / SECOND)
-        if record is not None and type(record) is not Record:
-            raise TypeError(
-                f"get_session() must return None or a Record, as codec.decode() does; "
-                f"not {type(record).__name__}"
-            )
-        return record
+        record: object = storage.get_session(session_id, ttl / SECOND)
+        if record is None or isinstance(record, Record):
+            return record
+        what = type(record).__name__
+        raise TypeError(f"get_session() must return None or a Record, as codec.decode() does, not {what}")
 
     @staticmethod
     def store(storage: Storage, session_id: str, record: Record, _: Record | None, ttl: float) -> None:
@@ -466,7 +475,7 @@ def _unavailable(storage: Storage, error: Exception) -> StorageUnavailable:
 
 
 class Stripes:
-    """A fixed number of locks shared by all ids. A forked child gets fresh ones: their holders are not in it."""
+    """A fixed number of locks shared by all ids. A forked child gets fresh ones."""
 
     COUNT = 64
 
@@ -479,7 +488,7 @@ class Stripes:
 
     @contextmanager
     def hold(self, *names: str) -> Iterator[None]:
-        """Own the stripes of all these names, taken in one order so that no two holders wait for each other."""
+        """Own the stripes of these names, taken in one order so that no two holders wait on each other."""
         locks = [self._locks[n] for n in sorted({hash(name) % self.COUNT for name in names})]
         for lock in locks:
             lock.acquire()

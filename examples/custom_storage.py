@@ -1,0 +1,50 @@
+"""A storage of your own: sessions in an SQLite table, in four methods.
+
+Everything else (strict ids, merging by key, rotation, max_age) comes from cysession.Storage.
+Try it: python examples/custom_storage.py
+"""
+
+import sqlite3
+import time
+
+from cysession import Manager, Record, Storage, codec
+from cysession.ids import storage_key
+
+
+class SqliteStorage(Storage):
+    """One row a session, under a hash of its id: the record as bytes, and when its idle time is over."""
+
+    def __init__(self, path: str) -> None:
+        self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self.db.execute("CREATE TABLE IF NOT EXISTS sessions (name TEXT PRIMARY KEY, ends REAL, record BLOB)")
+
+    def get_session(self, session_id: str, ttl: float) -> Record | None:
+        query = "SELECT record FROM sessions WHERE name = ? AND ends > ?"
+        row = self.db.execute(query, (storage_key(session_id), self.now())).fetchone()
+        return codec.decode(row[0]) if row else None
+
+    def set_session(self, session_id: str, record: Record, ttl: float) -> None:
+        row = (storage_key(session_id), self.now() + ttl, codec.encode(record))
+        self.db.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", row)
+
+    def update_ttl(self, session_id: str, ttl: float) -> bool:
+        query = "UPDATE sessions SET ends = ? WHERE name = ? AND ends > ?"
+        row = (self.now() + ttl, storage_key(session_id), self.now())
+        return self.db.execute(query, row).rowcount == 1
+
+    def remove_all(self, session_id: str) -> bool:
+        query = "DELETE FROM sessions WHERE name = ?"
+        return self.db.execute(query, (storage_key(session_id),)).rowcount == 1
+
+    def now(self) -> float:
+        return self.clock() if self.clock else time.time()
+
+
+if __name__ == "__main__":
+    manager = Manager(ttl=3600, storage=SqliteStorage("sessions.db"))
+    with manager.new() as session:
+        session["cart"] = ["tea"]
+        session_id = session.id
+    with manager.new(session_id) as session:
+        session["cart"].append("milk")
+        print(session.get_map())
