@@ -1,4 +1,4 @@
-"""A storage that overrides only some of GoFrame's methods works with everything (issue 4, docs/custom_storage.md)."""
+"""A storage that overrides only some of the methods works with everything (docs/custom_storage.md)."""
 
 import asyncio
 import logging
