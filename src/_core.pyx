@@ -31,7 +31,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from _clock cimport clock_now
-from _lock cimport counter_add, counter_read, shard_lock, shard_lock_init, shard_unlock
+from _lock cimport STRIPES, counter_add, counter_read, shard_lock, shard_lock_init, shard_unlock, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
     TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
@@ -90,7 +90,6 @@ cdef extern from *:
     const int64_t NO_CAP "no_cap"
 
 errors = None           # cysession.errors, handed in by `_use_errors`: this module imports nothing of the package
-MISSING_VALUE = object()
 
 
 def _use_errors(module):

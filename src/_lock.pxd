@@ -43,7 +43,28 @@ cdef extern from * nogil:
       #define counter_add(p, n) (*(p) += (n))
       #define counter_read(p) (*(p))
     #endif
+    /* Where all threads would write to one count, each uses one of STRIPES copies. */
+    #if defined(Py_GIL_DISABLED)
+      #define STRIPES 32
+      #if defined(_MSC_VER)
+        static __declspec(thread) unsigned stripe_plus_one;
+      #else
+        static _Thread_local unsigned stripe_plus_one;
+      #endif
+      static int64_t stripes_given;
+      static inline unsigned thread_stripe(void) {
+          if (stripe_plus_one == 0)
+              stripe_plus_one = (unsigned)(counter_add(&stripes_given, 1) % STRIPES) + 1;
+          return stripe_plus_one - 1;
+      }
+    #else
+      #define STRIPES 1
+      #define thread_stripe() 0
+    #endif
     """
+    enum:
+        STRIPES
+    unsigned int thread_stripe() noexcept
     ctypedef struct shard_mutex:
         pass
     void shard_lock_init(shard_mutex *m) noexcept

@@ -16,6 +16,17 @@ cdef inline int key_from(Key *key, object session_id) except -1:
     return 1
 
 
+cdef struct Map:                # a SessionTable's C side; whoever holds the table may use it without counting references
+    Shard *shards
+    int64_t ttl
+    int64_t live                # nodes in all shards, dead but unswept included
+    int64_t births
+    int64_t max_sessions
+    PyObject *clock             # borrowed from the SessionTable; NULL: the native clock
+    PyObject *on_expire         # likewise
+    PyObject *wake              # owned; called once, by the first `add` to come
+
+
 @cython.final
 cdef class SessionTable:
     """A concurrent map from session ids to records, with idle and absolute expiry to the nanosecond of its clock.
@@ -27,76 +38,73 @@ cdef class SessionTable:
     Every method may be called from any thread. Calls never block on I/O and never run user code under a lock.
     """
     cdef object __weakref__
-    cdef Shard *shards
-    cdef void *memory           # what `shards` was aligned into
-    cdef int64_t ttl
-    cdef int64_t live           # nodes in all shards, dead but unswept included
-    cdef int64_t births
-    cdef int64_t max_sessions
+    cdef Map map
+    cdef void *memory           # what `map.shards` was aligned into
     cdef unsigned int next_shard
     cdef object clock
     cdef object on_expire
-    cdef object wake            # called once, by the first `add` to come
 
     def __cinit__(self, ttl=86400.0, *, clock=None, on_expire=None, max_sessions=0):
         cdef int i
         cdef int64_t now
-        self.ttl = ns_of(ttl, "ttl")
-        self.clock = clock
+        self.map.ttl = ns_of(ttl, "ttl")
+        self.map.max_sessions = max_sessions
         self.on_expire = on_expire
-        self.max_sessions = max_sessions
-        self.births = 0
+        self.map.on_expire = NULL if on_expire is None else <PyObject *>on_expire
+        self.clock = clock
+        self.map.clock = NULL if clock is None else <PyObject *>clock
         self.memory = calloc(1, SHARDS * sizeof(Shard) + 128)
         if self.memory == NULL:
             raise MemoryError()
-        self.shards = <Shard *>((<size_t>self.memory + 127) & ~<size_t>127)     # no shard shares a cache line pair
-        now = table_now(self)
+        self.map.shards = <Shard *>((<size_t>self.memory + 127) & ~<size_t>127)     # no two shards share a cache line
+        now = map_now(&self.map)
         for i in range(SHARDS):
-            if shard_init(&self.shards[i], now) < 0:
+            if shard_init(&self.map.shards[i], now) < 0:
                 raise MemoryError()
 
     def __dealloc__(self):
         cdef int i
         cdef Node *dead = NULL
-        if self.shards == NULL:
+        if self.map.shards == NULL:
             return
         for i in range(SHARDS):
-            if self.shards[i].slots != NULL:
-                shard_clear_locked(&self.shards[i], &dead)
-                free(self.shards[i].slots)
+            if self.map.shards[i].slots != NULL:
+                shard_clear_locked(&self.map.shards[i], &dead)
+                free(self.map.shards[i].slots)
         free_nodes(dead)
+        Py_CLEAR(self.map.wake)
         free(self.memory)
 
     # ---- one session -------------------------------------------------------------------------------------------
 
     def get(self, session_id):
         """The live record of this id, its idle time begun anew; None: there is none. A rotated id leads to the new one."""
-        return table_load(self, session_id, table_now(self), self.ttl, True)
+        return map_load(&self.map, session_id, map_now(&self.map), self.map.ttl, True)
 
     def peek(self, session_id):
         """Like `get`, without touching."""
-        return table_load(self, session_id, table_now(self), self.ttl, False)
+        return map_load(&self.map, session_id, map_now(&self.map), self.map.ttl, False)
 
     def load(self, session_id, int64_t ttl):
         """`get` with an idle time of the caller's, in ns."""
-        return table_load(self, session_id, table_now(self), ttl, True)
+        return map_load(&self.map, session_id, map_now(&self.map), ttl, True)
 
     def touch(self, session_id):
         """Begin the idle time anew. False: no such live session."""
-        return table_load(self, session_id, table_now(self), self.ttl, True) is not None
+        return map_load(&self.map, session_id, map_now(&self.map), self.map.ttl, True) is not None
 
     def add(self, session_id, Record record=None, ttl=None):
         """Store a new session. False: that id is live already, nothing changed."""
-        return table_add(self, session_id, record, table_now(self), self._ttl_or(ttl), False)
+        return map_add(&self.map, session_id, record, map_now(&self.map), self._ttl_or(ttl), False)
 
     def put(self, session_id, Record record=None, ttl=None):
         """Store a session, replacing a live one of that id."""
-        table_add(self, session_id, record, table_now(self), self._ttl_or(ttl), True)
+        map_add(&self.map, session_id, record, map_now(&self.map), self._ttl_or(ttl), True)
 
     def replace(self, session_id, Record expected not None, Record record not None, ttl=None):
         """Swap `expected` for `record`; False: the session is gone or holds another record by now."""
         cdef PyObject *out = NULL
-        cdef int outcome = table_swap(self, session_id, expected, record, table_now(self),
+        cdef int outcome = map_swap(&self.map, session_id, expected, record, map_now(&self.map),
                                           self._ttl_or(ttl), &out)
         if out != NULL:
             Py_DECREF(<object>out)
@@ -107,38 +115,38 @@ cdef class SessionTable:
 
         The record stored, or None if it was emptied and so removed. `ttl` in ns. Raises SessionGone.
         """
-        return table_merge(self, session_id, base, None, delta, table_now(self), ttl)
+        return map_merge(&self.map, session_id, base, None, delta, map_now(&self.map), ttl)
 
     def pop(self, session_id):
         """Remove a session. True: it was live. Final: no later commit brings it back."""
-        return table_delete(self, session_id, table_now(self))
+        return map_delete(&self.map, session_id, map_now(&self.map))
 
     def rename(self, old_id, new_id, grace=0.0, birth=0):
         """Move a session to a fresh id, which the old one follows for `grace` seconds; the record moved, or None.
 
         `birth`, if given, must be the record's: another one under the same id stays where it is.
         """
-        cdef Record record = table_load(self, old_id, table_now(self), self.ttl, False)
+        cdef Record record = map_load(&self.map, old_id, map_now(&self.map), self.map.ttl, False)
         if record is None or (birth and birth != record._birth):
             return None
-        return table_rename(self, old_id, new_id, record, table_now(self), self.ttl, ns_of_or_zero(grace, "grace"))
+        return map_rename(&self.map, old_id, new_id, record, map_now(&self.map), self.map.ttl, ns_of_or_zero(grace, "grace"))
 
     def __contains__(self, session_id):
-        return table_load(self, session_id, table_now(self), self.ttl, False) is not None
+        return map_load(&self.map, session_id, map_now(&self.map), self.map.ttl, False) is not None
 
     def _ttl_or(self, ttl):
-        return self.ttl if ttl is None else ns_of(ttl, "ttl")
+        return self.map.ttl if ttl is None else ns_of(ttl, "ttl")
 
     # ---- all sessions ------------------------------------------------------------------------------------------
 
     def __len__(self):
         """Stored sessions: live ones, and expired ones that the wheel has not reached yet."""
-        return counter_read(&self.live)
+        return counter_read(&self.map.live)
 
     def expire(self, budget=256):
         """One slice of sweeping: look at no more than `budget` due sessions. Returns (removed, whether more are due)."""
         cdef int left = min(<int64_t>budget, 1 << 30), share, i
-        cdef int64_t now = table_now(self), removed = 0
+        cdef int64_t now = map_now(&self.map), removed = 0
         cdef bint more = False
         cdef Node *dead
         for i in range(SHARDS):
@@ -146,9 +154,9 @@ cdef class SessionTable:
                 share = min(left, 32)               # one lock hold: about 3 us
                 dead = NULL
                 left -= share
-                more = shard_expire_locked(&self.shards[(self.next_shard + i) % SHARDS], now, &share, &dead)
+                more = shard_expire_locked(&self.map.shards[(self.next_shard + i) % SHARDS], now, &share, &dead)
                 left += share
-                removed += bury(self, dead)
+                removed += bury(&self.map, dead)
                 if not more or left <= 0:
                     break
             if left <= 0:
@@ -158,11 +166,11 @@ cdef class SessionTable:
 
     def next_due(self):
         """Seconds until the wheel has something to look at (0.0: now); None: it is empty."""
-        cdef int64_t now = table_now(self), best = -1, tick
+        cdef int64_t now = map_now(&self.map), best = -1, tick
         cdef int i, level = 0
         cdef Shard *s
         for i in range(SHARDS):
-            s = &self.shards[i]
+            s = &self.map.shards[i]
             shard_lock(&s.lock)
             tick = s.wheel.tick if s.wheel.due != NULL else wheel_next_slot(&s.wheel, &level)
             shard_unlock(&s.lock)
@@ -172,7 +180,7 @@ cdef class SessionTable:
 
     def snapshot(self, shard):
         """(id, record or None) of the live sessions of one shard (0 to 63), as they are at this moment."""
-        return shard_snapshot(self, &self.shards[<unsigned int>shard % SHARDS])
+        return shard_snapshot(&self.map, &self.map.shards[<unsigned int>shard % SHARDS])
 
     def clear(self):
         """Remove every session."""
@@ -180,8 +188,8 @@ cdef class SessionTable:
         cdef Node *dead
         for i in range(SHARDS):
             dead = NULL
-            shard_clear_locked(&self.shards[i], &dead)
-            counter_add(&self.live, -free_nodes(dead))
+            shard_clear_locked(&self.map.shards[i], &dead)
+            counter_add(&self.map.live, -free_nodes(dead))
 
     def stats(self):
         """Counts since creation, as a dict: live created expired destroyed hits misses resizes refiled largest_slice."""
@@ -189,41 +197,42 @@ cdef class SessionTable:
         largest = 0
         for i in range(SHARDS):
             self._count_shard(i, totals)
-            largest = max(largest, self.shards[i].counts.largest_slice)
-        return {"live": counter_read(&self.live), **totals, "largest_slice": largest}
+            largest = max(largest, self.map.shards[i].counts.largest_slice)
+        return {"live": counter_read(&self.map.live), **totals, "largest_slice": largest}
 
     def _count_shard(self, int i, dict totals):
         cdef Counters c
         cdef uint64_t refiled
-        shard_lock(&self.shards[i].lock)
-        c, refiled = self.shards[i].counts, self.shards[i].wheel.refiled
-        shard_unlock(&self.shards[i].lock)
+        shard_lock(&self.map.shards[i].lock)
+        c, refiled = self.map.shards[i].counts, self.map.shards[i].wheel.refiled
+        shard_unlock(&self.map.shards[i].lock)
         for name, count in (("created", c.created), ("expired", c.expired), ("destroyed", c.destroyed),
                             ("hits", c.hits), ("misses", c.misses), ("resizes", c.resizes), ("refiled", refiled)):
             totals[name] += count
 
     def now_ns(self):
         """The table's clock, in ns."""
-        return table_now(self)
+        return map_now(&self.map)
 
     def _wake_on_add(self, wake):
         """Call `wake()` once, when the next session is added: there is something to expire from then on."""
-        self.wake = wake
+        replace_ref(&self.map.wake, wake)
 
     def _set_clock(self, clock):
         """Before the first session: deadlines of another clock mean nothing."""
         cdef int i
-        if counter_read(&self.live):
+        if counter_read(&self.map.live):
             raise errors.StorageMisconfigured("the clock of a storage can only be set while it is empty")
         self.clock = clock
+        self.map.clock = NULL if clock is None else <PyObject *>clock
         for i in range(SHARDS):
-            wheel_init(&self.shards[i].wheel, table_now(self))
+            wheel_init(&self.map.shards[i].wheel, map_now(&self.map))
 
     def _after_fork_child(self):
         """A thread that waited for a shard when the process forked does not exist in the child: renew the locks."""
         cdef int i
         for i in range(SHARDS):
-            shard_lock_init(&self.shards[i].lock)
+            shard_lock_init(&self.map.shards[i].lock)
 
     def _check(self):
         """Walk everything and raise AssertionError where an invariant of _table.pxd or _wheel.pxd is broken. For tests."""
@@ -231,10 +240,10 @@ cdef class SessionTable:
         cdef int64_t nodes = 0
         cdef const char *broken
         for i in range(SHARDS):
-            broken = shard_check(&self.shards[i])
+            broken = shard_check(&self.map.shards[i])
             assert broken == NULL, broken.decode()
-            nodes += self.shards[i].used
-        assert nodes == counter_read(&self.live), f"live says {counter_read(&self.live)}, the shards hold {nodes}"
+            nodes += self.map.shards[i].used
+        assert nodes == counter_read(&self.map.live), f"live says {counter_read(&self.map.live)}, the shards hold {nodes}"
 
 
 # ---- the C side of SessionTable, called by Session too ---------------------------------------------------------------
@@ -247,8 +256,16 @@ cdef int64_t clock_read(object clock) except -1:
     return <int64_t>(seconds * 1e9) if seconds > 0 else 0
 
 
-cdef inline int64_t table_now(SessionTable t) except -1:
-    return clock_now() if t.clock is None else clock_read(t.clock)
+cdef void replace_ref(PyObject **place, object value) noexcept:
+    """Own `value` (None: nothing) in place of what is owned there."""
+    cdef PyObject *old = place[0]
+    place[0] = NULL if value is None else <PyObject *>value
+    Py_XINCREF(place[0])
+    Py_XDECREF(old)
+
+
+cdef inline int64_t map_now(Map *m) except -1:
+    return clock_now() if m.clock == NULL else clock_read(<object>m.clock)
 
 
 cdef inline PyObject *held_for(Record record) noexcept:
@@ -256,8 +273,8 @@ cdef inline PyObject *held_for(Record record) noexcept:
     return NULL if record is None or record is EMPTY else <PyObject *>record
 
 
-cdef inline Shard *shard_of(SessionTable t, const Key *key) noexcept:
-    return &t.shards[key.hash >> SHARD_SHIFT]
+cdef inline Shard *shard_of(Map *m, const Key *key) noexcept:
+    return &m.shards[key.hash >> SHARD_SHIFT]
 
 
 cdef int64_t free_nodes(Node *dead) noexcept:
@@ -274,19 +291,19 @@ cdef int64_t free_nodes(Node *dead) noexcept:
     return n
 
 
-cdef int64_t bury(SessionTable t, Node *dead) noexcept:
+cdef int64_t bury(Map *m, Node *dead) noexcept:
     """Account for nodes that left, tell `on_expire`, free them. Returns how many."""
     cdef int64_t n
     if dead == NULL:
         return 0
-    if t.on_expire is not None:
-        announce(t, dead)
+    if m.on_expire != NULL:
+        announce(m, dead)
     n = free_nodes(dead)
-    counter_add(&t.live, -n)
+    counter_add(&m.live, -n)
     return n
 
 
-cdef void announce(SessionTable t, Node *dead) noexcept:
+cdef void announce(Map *m, Node *dead) noexcept:
     cdef Node *n = dead
     try:
         gone = []
@@ -295,9 +312,9 @@ cdef void announce(SessionTable t, Node *dead) noexcept:
                 gone.append((n.id[:n.id_len].decode("ascii"), <object>n.held if n.held != NULL else None))
             n = <Node *>n.timer.next
         if gone:
-            t.on_expire(gone)
+            (<object>m.on_expire)(gone)
     except BaseException:
-        PyErr_WriteUnraisable(t.on_expire)
+        PyErr_WriteUnraisable(<object>m.on_expire)
 
 
 cdef inline Record record_from(PyObject *held):
@@ -305,7 +322,7 @@ cdef inline Record record_from(PyObject *held):
     return EMPTY if held == NULL else <Record>steal(held)
 
 
-cdef Record table_load(SessionTable t, object session_id, int64_t now, int64_t ttl, bint touch):
+cdef Record map_load(Map *m, object session_id, int64_t now, int64_t ttl, bint touch):
     """The live record of an id, or None. A rotated id leads to the new one while its grace window lasts."""
     cdef Key key
     cdef PyObject *out = NULL
@@ -313,17 +330,17 @@ cdef Record table_load(SessionTable t, object session_id, int64_t now, int64_t t
     cdef Outcome outcome
     if not key_from(&key, session_id):
         return None
-    outcome = shard_get_locked(shard_of(t, &key), &key, now, ttl, touch, &out, &dead)
+    outcome = shard_get_locked(shard_of(m, &key), &key, now, ttl, touch, &out, &dead)
     if dead != NULL:
-        bury(t, dead)
+        bury(m, dead)
     if outcome == DONE:
         return record_from(out)
     if outcome == MISSING:
         return None
-    return table_load(t, steal(out), now, ttl, touch)   # as deep as rotations within one grace window
+    return map_load(m, steal(out), now, ttl, touch)   # as deep as rotations within one grace window
 
 
-cdef bint table_add(SessionTable t, object session_id, Record record, int64_t now, int64_t ttl, bint replace) except -1:
+cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t ttl, bint replace) except -1:
     """Publish a new session. False: the id is live and `replace` is false. Raises StorageFull, ValueError, MemoryError."""
     cdef Key key
     cdef Node *fresh
@@ -332,38 +349,46 @@ cdef bint table_add(SessionTable t, object session_id, Record record, int64_t no
     cdef PyObject *held
     if not key_from(&key, session_id):
         raise ValueError(f"a session id has 1 to {ID_MAX} ASCII characters")
-    if t.max_sessions > 0 and counter_read(&t.live) >= t.max_sessions:
-        make_room(t)
+    if m.max_sessions > 0 and counter_read(&m.live) >= m.max_sessions:
+        make_room(m)
     held = held_for(record)
     fresh = node_new(&key, held, HOLDS_RECORD)
     if fresh == NULL:
         raise MemoryError()
     Py_XINCREF(held)
-    outcome = shard_add_locked(shard_of(t, &key), fresh, &key, now, ttl, replace, &dead)
+    outcome = shard_add_locked(shard_of(m, &key), fresh, &key, now, ttl, replace, &dead)
     if outcome == DONE:
-        counter_add(&t.live, 1)
+        counter_add(&m.live, 1)
     else:
         fresh.timer.next = NULL
         free_nodes(fresh)
-    bury(t, dead)
+    bury(m, dead)
     if outcome == NO_MEMORY:
         raise MemoryError()
-    if t.wake is not None:
-        wake, t.wake = t.wake, None
+    if m.wake != NULL:
+        wake = <object>m.wake
+        replace_ref(&m.wake, None)
         wake()
     return outcome == DONE
 
 
-cdef int make_room(SessionTable t) except -1:
+cdef int make_room(Map *m) except -1:
     """Sweep what has expired; StorageFull if the limit is still reached."""
-    t.expire(1 << 30)
-    if counter_read(&t.live) >= t.max_sessions:
+    cdef int i, budget
+    cdef int64_t now = map_now(m)
+    cdef Node *dead
+    for i in range(SHARDS):
+        budget = 1 << 30
+        dead = NULL
+        shard_expire_locked(&m.shards[i], now, &budget, &dead)
+        bury(m, dead)
+    if counter_read(&m.live) >= m.max_sessions:
         raise errors.StorageFull(
-            f"the storage holds its limit of {t.max_sessions} sessions and none has expired; raise max_sessions")
+            f"the storage holds its limit of {m.max_sessions} sessions and none has expired; raise max_sessions")
     return 0
 
 
-cdef int table_swap(SessionTable t, object session_id, Record expected, Record fresh, int64_t now, int64_t ttl,
+cdef int map_swap(Map *m, object session_id, Record expected, Record fresh, int64_t now, int64_t ttl,
                         PyObject **out) except -1:
     """Commit: replace `expected` by `fresh`; otherwise see shard_swap_locked."""
     cdef Key key
@@ -371,7 +396,7 @@ cdef int table_swap(SessionTable t, object session_id, Record expected, Record f
     if not key_from(&key, session_id):
         return MISSING
     Py_INCREF(fresh)
-    outcome = shard_swap_locked(shard_of(t, &key), &key, held_for(expected), <PyObject *>fresh, now, ttl, out)
+    outcome = shard_swap_locked(shard_of(m, &key), &key, held_for(expected), <PyObject *>fresh, now, ttl, out)
     if outcome == DONE:
         Py_XDECREF(held_for(expected))  # the shard's reference moved out
     else:
@@ -379,28 +404,28 @@ cdef int table_swap(SessionTable t, object session_id, Record expected, Record f
     return outcome
 
 
-cdef int table_remove(SessionTable t, object session_id, Record expected, int64_t now, PyObject **out) except -1:
+cdef int map_remove(Map *m, object session_id, Record expected, int64_t now, PyObject **out) except -1:
     """Remove an id while it holds `expected`; otherwise see shard_remove_locked."""
     cdef Key key
     cdef Node *dead = NULL
     cdef Outcome outcome
     if not key_from(&key, session_id):
         return MISSING
-    outcome = shard_remove_locked(shard_of(t, &key), &key, held_for(expected), now, out, &dead)
-    counter_add(&t.live, -free_nodes(dead))
+    outcome = shard_remove_locked(shard_of(m, &key), &key, held_for(expected), now, out, &dead)
+    counter_add(&m.live, -free_nodes(dead))
     return outcome
 
 
-cdef bint table_delete(SessionTable t, object session_id, int64_t now) except -1:
+cdef bint map_delete(Map *m, object session_id, int64_t now) except -1:
     """Remove an id whatever it holds, and the record it was rotated to. True: there was a record."""
     cdef PyObject *out = NULL
-    cdef int outcome = table_remove(t, session_id, None, now, &out)
+    cdef int outcome = map_remove(m, session_id, None, now, &out)
     if outcome == RENAMED:
-        return table_delete(t, steal(out), now)
+        return map_delete(m, steal(out), now)
     return outcome == DONE
 
 
-cdef Record table_rename(SessionTable t, object old_id, object new_id, Record record, int64_t now, int64_t ttl,
+cdef Record map_rename(Map *m, object old_id, object new_id, Record record, int64_t now, int64_t ttl,
                          int64_t grace):
     """Move `record`, or what was committed onto it since, to `new_id`. None: the old id is gone.
 
@@ -412,52 +437,52 @@ cdef Record table_rename(SessionTable t, object old_id, object new_id, Record re
     cdef int outcome
     cdef Record current = record, newer
     cdef uint64_t birth = record._birth
-    old_id = table_resolve(t, old_id, now)
+    old_id = map_resolve(m, old_id, now)
     if not key_from(&old_key, old_id):
         return None
-    if not table_add(t, new_id, current, now, ttl, False):
+    if not map_add(m, new_id, current, now, ttl, False):
         raise ValueError("the new session id is in use already")
     while True:
         out = NULL
-        outcome = table_leave(t, &old_key, current, new_id, now, grace, &out)
+        outcome = map_leave(m, &old_key, current, new_id, now, grace, &out)
         if outcome == DONE:
             return current
         newer = record_from(out) if outcome == CHANGED else None
         if newer is None or newer._birth != birth:      # destroyed, reborn, or rotated by somebody else
             if outcome == RENAMED:
                 Py_XDECREF(out)
-            table_delete(t, new_id, now)
+            map_delete(m, new_id, now)
             return None
         out = NULL
-        table_swap(t, new_id, current, newer, now, ttl, &out)
+        map_swap(m, new_id, current, newer, now, ttl, &out)
         Py_XDECREF(out)
         current = newer
 
 
-cdef object table_resolve(SessionTable t, object session_id, int64_t now):
+cdef object map_resolve(Map *m, object session_id, int64_t now):
     """The id that a rotated one leads to, else the id itself."""
     cdef Key key
     cdef PyObject *out = NULL
     cdef Node *dead = NULL
     if not key_from(&key, session_id):
         return session_id
-    if shard_get_locked(shard_of(t, &key), &key, now, 0, False, &out, &dead) == RENAMED:
-        return table_resolve(t, steal(out), now)
+    if shard_get_locked(shard_of(m, &key), &key, now, 0, False, &out, &dead) == RENAMED:
+        return map_resolve(m, steal(out), now)
     Py_XDECREF(out)
     return session_id
 
 
-cdef int table_leave(SessionTable t, const Key *key, Record expected, object new_id, int64_t now, int64_t grace,
+cdef int map_leave(Map *m, const Key *key, Record expected, object new_id, int64_t now, int64_t grace,
                          PyObject **out) except -1:
     """End an old id that holds `expected`: at once, or as a sign to `new_id` for `grace` ns."""
     cdef Node *dead = NULL
     cdef Outcome outcome
     if grace <= 0:
-        outcome = shard_remove_locked(shard_of(t, key), key, held_for(expected), now, out, &dead)
-        counter_add(&t.live, -free_nodes(dead))
+        outcome = shard_remove_locked(shard_of(m, key), key, held_for(expected), now, out, &dead)
+        counter_add(&m.live, -free_nodes(dead))
         return outcome
     Py_INCREF(new_id)
-    outcome = shard_rename_locked(shard_of(t, key), key, held_for(expected), <PyObject *>new_id, now, grace, out)
+    outcome = shard_rename_locked(shard_of(m, key), key, held_for(expected), <PyObject *>new_id, now, grace, out)
     if outcome == DONE:
         Py_XDECREF(held_for(expected))  # the node's reference moved out
     else:
@@ -465,9 +490,9 @@ cdef int table_leave(SessionTable t, const Key *key, Record expected, object new
     return outcome
 
 
-cdef object shard_snapshot(SessionTable t, Shard *s):
+cdef object shard_snapshot(Map *m, Shard *s):
     """Copy ids and take references under the lock into raw memory, build the Python objects after it."""
-    cdef int64_t now = table_now(t)
+    cdef int64_t now = map_now(m)
     cdef SnapshotRow *rows = NULL
     cdef Py_ssize_t n = shard_copy_locked(s, now, &rows), i
     if n < 0:

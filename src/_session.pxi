@@ -1,37 +1,69 @@
 # ManagerCore: the compiled half of cysession.Manager. Session: one request's view of one session.
 
-cdef class ManagerCore:
-    """The policy that sessions read while they live. `cysession.Manager` fills it in and documents it."""
-    cdef object __weakref__
+@cython.final
+@cython.internal
+cdef class Policy:
+    """What sessions need of their manager. They hold this, not the manager: see ManagerCore."""
     cdef SessionTable table         # None: the storage is driven through the record protocol
-    cdef readonly object storage
+    cdef Map *map                   # the table's C side, or NULL
+    cdef object storage
     cdef object fresh_id            # () -> str
-    cdef int64_t ttl_ns
-    cdef int64_t max_age_ns         # 0: none
-    cdef int64_t grace_ns
-    cdef Py_ssize_t max_bytes_
-    cdef bint strict_
+    cdef int64_t ttl
+    cdef int64_t max_age            # 0: none
+    cdef int64_t grace
+    cdef Py_ssize_t max_bytes
+    cdef bint strict
     cdef bint any_object
+    cdef char padding[64]           # no two policies share a cache line
+
+
+cdef class ManagerCore:
+    """The compiled base of `cysession.Manager`, which documents it.
+
+    On free-threaded builds every thread that makes a session writes to the reference count of what the session
+    holds. One count for all threads would cost more than the rest of a request, so there are STRIPES policies with
+    equal contents, and a thread uses one of them. With a GIL there is one.
+    """
+    cdef object __weakref__
+    cdef list policies
+    cdef PyObject *stripes[STRIPES]     # borrowed from `policies`
+
+    def __cinit__(self, *args, **kwargs):
+        cdef int i
+        self.policies = [Policy.__new__(Policy) for _ in range(STRIPES)]
+        for i in range(STRIPES):
+            self.stripes[i] = <PyObject *>self.policies[i]
 
     def _set_policy(self, *, fresh_id, ttl, max_age, grace, max_bytes, strict):
-        self.fresh_id = fresh_id
-        self.ttl_ns = ns_of(ttl, "ttl")
-        self.max_age_ns = 0 if max_age is None else ns_of(max_age, "max_age")
-        self.grace_ns = ns_of_or_zero(grace, "grace")
-        self.max_bytes_ = max_bytes
-        self.strict_ = strict
+        cdef Policy p
+        for p in self.policies:
+            p.fresh_id = fresh_id
+            p.ttl = ns_of(ttl, "ttl")
+            p.max_age = 0 if max_age is None else ns_of(max_age, "max_age")
+            p.grace = ns_of_or_zero(grace, "grace")
+            p.max_bytes = max_bytes
+            p.strict = strict
 
     def _set_storage(self, storage, SessionTable table, any_object):
-        self.storage = storage
-        self.table = table
-        self.any_object = any_object
+        cdef Policy p
+        for p in self.policies:
+            p.storage = storage
+            p.table = table
+            p.map = NULL if table is None else &table.map
+            p.any_object = any_object
 
     def _set_ttl(self, ttl):
-        self.ttl_ns = ns_of(ttl, "ttl")
+        cdef Policy p
+        for p in self.policies:
+            p.ttl = ns_of(ttl, "ttl")
 
     @property
     def _ttl_seconds(self):
-        return self.ttl_ns / 1e9
+        return (<Policy>self.stripes[0]).ttl / 1e9
+
+    @property
+    def storage(self):
+        return (<Policy>self.stripes[0]).storage
 
     def new(self, session_id=""):
         """A handle on the session with this id, or on a new one ("" or None). No I/O, nothing allocated but the handle.
@@ -40,7 +72,7 @@ cdef class ManagerCore:
         session is new (GoFrame's Manager.New, but strict).
         """
         cdef Session s = Session.__new__(Session)
-        s.manager = self
+        s.policy = <Policy>self.stripes[thread_stripe()]
         if session_id is not None:
             if type(session_id) is not str:
                 raise TypeError(f"a session id is a str, not {type(session_id).__name__}")
@@ -79,7 +111,7 @@ cdef class Session:
     and discards its changes on an exception. It is a MutableMapping of str to the supported types (docs/semantics).
     """
     cdef object __weakref__
-    cdef readonly ManagerCore manager
+    cdef Policy policy
     cdef object presented       # what the client sent, or None
     cdef object name            # the id this session answers to by now, or None
     cdef object id_func
@@ -177,8 +209,9 @@ cdef class Session:
 
     @cython.critical_section
     def __getitem__(self, key):
-        value = session_get(self, key, MISSING_VALUE)
-        if value is MISSING_VALUE:
+        cdef bint found = False
+        value = session_find(self, key, &found)
+        if not found:
             raise KeyError(key)
         return value
 
@@ -259,11 +292,12 @@ cdef class Session:
 
     @cython.critical_section
     def setdefault(self, key, default=None):
-        value = session_get(self, key, MISSING_VALUE)
-        if value is MISSING_VALUE:
-            session_set(self, key, default)
-            return default
-        return value
+        cdef bint found = False
+        value = session_find(self, key, &found)
+        if found:
+            return value
+        session_set(self, key, default)
+        return default
 
     @cython.critical_section
     def remove(self, *keys):
@@ -282,11 +316,12 @@ cdef class Session:
     @cython.critical_section
     def pop(self, key, *default):
         """Remove a key and return its value; without a default a missing key is a KeyError."""
+        cdef bint found = False
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
         session_write(self)
-        value = session_get(self, key, MISSING_VALUE)
-        if value is not MISSING_VALUE:
+        value = session_find(self, key, &found)
+        if found:
             session_remove(self, key)
             return value
         if not default:
@@ -367,7 +402,7 @@ cdef class Session:
         The old id is dead at once, or, with `delete_old=False`, leads to the new record for the manager's `grace`
         seconds. Uncommitted changes stay uncommitted. GoFrame's RegenerateId.
         """
-        return session_rotate(self, 0 if delete_old else self.manager.grace_ns)
+        return session_rotate(self, 0 if delete_old else self.policy.grace)
 
     def __enter__(self):
         return self
@@ -388,22 +423,22 @@ cdef class Session:
 
     async def aload(self):
         """`load` without blocking the event loop."""
-        if self.manager.table is not None or self.state != HANDLE:
+        if self.policy.map != NULL or self.state != HANDLE:
             self.load()
         elif self.name is not None:
             name = self.name
-            session_started(self, await self.manager.storage.aload_record(name, self.manager.ttl_ns))
+            session_started(self, await self.policy.storage.aload_record(name, self.policy.ttl))
         else:
             session_started(self, None)
 
     async def asave(self):
         """`save` without blocking the event loop."""
-        if self.manager.table is not None:
+        if self.policy.map != NULL:
             self.save()
             return
         if self.state == HANDLE:
             return
-        storage = self.manager.storage
+        storage = self.policy.storage
         plan = session_plan(self)
         if plan == TOUCH:
             await storage.atouch_record(self.name, self.base, session_ttl(self))
@@ -412,7 +447,7 @@ cdef class Session:
             record = session_first_record(self)
             while record is not None and not await storage.acreate_record(self.name, record, session_ttl(self)):
                 if self.own_name:
-                    self.base = await storage.aload_record(self.name, self.manager.ttl_ns)
+                    self.base = await storage.aload_record(self.name, self.policy.ttl)
                     if self.base is not None:
                         await self.asave()
                         return
@@ -434,22 +469,22 @@ cdef class Session:
         """`destroy` without blocking the event loop."""
         session_may_write(self)
         if self.name is not None:
-            if self.manager.table is not None:
+            if self.policy.map != NULL:
                 session_delete(self)
             else:
-                await self.manager.storage.adelete_record(self.name)
+                await self.policy.storage.adelete_record(self.name)
         session_forget(self)
 
     async def aregenerate_id(self, delete_old=True):
         """`regenerate_id` without blocking the event loop."""
-        if self.manager.table is not None:
+        if self.policy.map != NULL:
             return self.regenerate_id(delete_old)
         await self.aload()
         session_may_write(self)
         fresh = session_fresh_name(self)
         if self.base is not None:
-            record = await self.manager.storage.arename_record(
-                self.name, fresh, self.base, session_ttl(self), 0 if delete_old else self.manager.grace_ns)
+            record = await self.policy.storage.arename_record(
+                self.name, fresh, self.base, session_ttl(self), 0 if delete_old else self.policy.grace)
             if record is None:
                 raise errors.SessionGone()
         self.name = fresh
@@ -492,7 +527,7 @@ cdef object started_already():
 # ---- starting ------------------------------------------------------------------------------------------------------
 
 cdef int64_t session_now(Session s) except -1:
-    return table_now(s.manager.table) if s.manager.table is not None else s.manager.storage.now_ns()
+    return map_now(s.policy.map) if s.policy.map != NULL else s.policy.storage.now_ns()
 
 
 cdef inline int64_t session_ttl(Session s) noexcept:
@@ -501,12 +536,12 @@ cdef inline int64_t session_ttl(Session s) noexcept:
         return s.new_ttl
     if s.base is not None and s.base._ttl != 0:
         return s.base._ttl
-    return s.manager.ttl_ns
+    return s.policy.ttl
 
 
 cdef object session_wall(Session s, int64_t moment):
     """A time on the storage's clock as seconds since the epoch."""
-    if s.manager.table is not None and s.manager.table.clock is None:
+    if s.policy.map != NULL and s.policy.map.clock == NULL:
         return (time_ns() - clock_now() + moment) / 1e9
     return moment / 1e9
 
@@ -519,17 +554,17 @@ cdef inline int session_read(Session s) except -1:
 
 
 cdef int session_start(Session s) except -1:
-    cdef SessionTable table = s.manager.table
+    cdef Map *map = s.policy.map
     cdef Record record = None
     if s.state != HANDLE:
         return 0
-    if table is None:
+    if map == NULL:
         if s.name is not None and well_formed(s.name):
-            record = s.manager.storage.load_record(s.name, s.manager.ttl_ns)
+            record = s.policy.storage.load_record(s.name, s.policy.ttl)
         return session_started(s, record)
-    s.touched = table_now(table)
+    s.touched = map_now(map)
     if s.name is not None:
-        record = table_load(table, s.name, s.touched, s.manager.ttl_ns, True)
+        record = map_load(map, s.name, s.touched, s.policy.ttl, True)
     return session_begin(s, record)
 
 
@@ -545,7 +580,7 @@ cdef inline int session_begin(Session s, Record record) except -1:
     s.state = OPEN
     s.base = record
     if record is None and s.name is not None and not s.own_name:
-        if s.manager.strict_ or not well_formed(s.name):
+        if s.policy.strict or not well_formed(s.name):
             s.name = None           # an id that names no live record is never adopted
         else:
             s.own_name = True
@@ -569,7 +604,7 @@ cdef bint well_formed(object session_id) except -1:
 
 
 cdef object session_fresh_name(Session s):
-    name = s.manager.fresh_id() if s.id_func is None else s.id_func()
+    name = s.policy.fresh_id() if s.id_func is None else s.id_func()
     if not well_formed(name):
         raise ValueError("the id function must return a str of 1 to 128 characters of A-Z a-z 0-9 _ -")
     return name
@@ -699,18 +734,30 @@ cdef object session_lend(Session s, object key, const char *p):
     return value
 
 
-cdef object session_get(Session s, object key, object default):
-    """`default` when the key is not set."""
+cdef inline object session_find(Session s, object key, bint *found):
+    """The value of a key; None and `found` left false when it is not set."""
     cdef Change *c
     cdef const char *p
     session_read(s)
     c = change_find(s, key)
     if c != NULL:
-        return default if c.kind == TAKEN_AWAY else <object>c.value
+        if c.kind == TAKEN_AWAY:
+            return None
+        found[0] = True
+        return <object>c.value
     if s.cleared:
-        return default
+        return None
     p = record_find(s.base, key)
-    return default if p == NULL else session_lend(s, key, p)
+    if p == NULL:
+        return None
+    found[0] = True
+    return session_lend(s, key, p)
+
+
+cdef inline object session_get(Session s, object key, object default):
+    cdef bint found = False
+    value = session_find(s, key, &found)
+    return value if found else default
 
 
 cdef bint session_has(Session s, object key) except -1:
@@ -762,7 +809,7 @@ cdef inline int session_set(Session s, object key, object value) except -1:
         session_write(s)
     if type(key) is not str:
         raise TypeError(f"session keys are str, not {type(key).__name__}")
-    if not s.manager.any_object:
+    if not s.policy.any_object:
         check_top_level(key, value)
     return change_put(s, key, <PyObject *>value, WRITTEN)
 
@@ -836,17 +883,17 @@ cdef int session_plan(Session s) except -1:
 
 cdef int session_save(Session s) except -1:
     cdef int plan = session_plan(s)
-    cdef SessionTable table = s.manager.table
+    cdef Map *map = s.policy.map
     if plan == NOTHING:
         return 0
-    if table is not None:
+    if map != NULL:
         if plan == TOUCH:
-            table_load(table, s.name, table_now(table), session_ttl(s), True)
+            map_load(map, s.name, map_now(map), session_ttl(s), True)
             return session_touched(s)
         if plan == CREATE:
-            return table_create(s, table)
-        return table_commit(s, table)
-    storage = s.manager.storage
+            return session_create(s, map)
+        return session_commit(s, map)
+    storage = s.policy.storage
     if plan == TOUCH:
         storage.touch_record(s.name, s.base, session_ttl(s))
         return session_touched(s)
@@ -854,7 +901,7 @@ cdef int session_save(Session s) except -1:
         record = session_first_record(s)
         while record is not None and not storage.create_record(s.name, record, session_ttl(s)):
             if s.own_name:          # somebody else created the session with the id we were told to use: join it
-                s.base = storage.load_record(s.name, s.manager.ttl_ns)
+                s.base = storage.load_record(s.name, s.policy.ttl)
                 if s.base is not None:
                     return session_save(s)
             else:
@@ -883,39 +930,39 @@ cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, 
                 cell_fill_key(&cells[n - 1], <object>s.changes[i].key)
                 cells[n - 1].tag = REMOVED
             else:
-                cell_fill(&cells[n - 1], <object>s.changes[i].key, <object>s.changes[i].value, s.manager.any_object)
-        return pack_merge(None if s.cleared else base, cells, n, created, cap, ttl, birth, s.manager.max_bytes_)
+                cell_fill(&cells[n - 1], <object>s.changes[i].key, <object>s.changes[i].value, s.policy.any_object)
+        return pack_merge(None if s.cleared else base, cells, n, created, cap, ttl, birth, s.policy.max_bytes)
     finally:
         cells_release(cells, n)
         if cells != few:
             PyMem_Free(cells)
 
 
-cdef int table_create(Session s, SessionTable table) except -1:
-    cdef int64_t now = table_now(table)
-    cdef int64_t cap = now + s.manager.max_age_ns if s.manager.max_age_ns else NO_CAP
-    cdef Record record = session_merge(s, None, now, cap, <uint64_t>counter_add(&table.births, 1))
+cdef int session_create(Session s, Map *map) except -1:
+    cdef int64_t now = map_now(map)
+    cdef int64_t cap = now + s.policy.max_age if s.policy.max_age else NO_CAP
+    cdef Record record = session_merge(s, None, now, cap, <uint64_t>counter_add(&map.births, 1))
     if record is None:
         return session_saved(s, None)
-    while not table_add(table, s.name, record, now, session_ttl(s), False):
+    while not map_add(map, s.name, record, now, session_ttl(s), False):
         if s.own_name:
-            s.base = table_load(table, s.name, now, s.manager.ttl_ns, True)
+            s.base = map_load(map, s.name, now, s.policy.ttl, True)
             if s.base is not None:
-                return table_commit(s, table)
+                return session_commit(s, map)
         else:
             session_draw_name(s)
     s.touched = now
     return session_saved(s, record)
 
 
-cdef int table_commit(Session s, SessionTable table) except -1:
-    cdef int64_t now = table_now(table)
-    cdef Record merged = table_merge(table, s.name, s.base, s, None, now, session_ttl(s))
+cdef int session_commit(Session s, Map *map) except -1:
+    cdef int64_t now = map_now(map)
+    cdef Record merged = map_merge(map, s.name, s.base, s, None, now, session_ttl(s))
     s.touched = now
     return session_saved(s, merged)
 
 
-cdef Record table_merge(SessionTable table, object name, Record base, Session s, Delta delta, int64_t now, int64_t ttl):
+cdef Record map_merge(Map *map, object name, Record base, Session s, Delta delta, int64_t now, int64_t ttl):
     """Commit the changes of `s` or `delta` onto what is stored under `name`; None: nothing is left, it is deleted.
 
     The new record is built outside the lock and swapped in if the one it was built on is still there, else built
@@ -931,16 +978,16 @@ cdef Record table_merge(SessionTable table, object name, Record base, Session s,
         else:
             merged = delta.apply(current, now, current._cap)
         if merged is None:
-            outcome = table_remove(table, name, current, now, &out)
+            outcome = map_remove(map, name, current, now, &out)
         else:
-            outcome = table_swap(table, name, current, merged, now, ttl, &out)
+            outcome = map_swap(map, name, current, merged, now, ttl, &out)
         if outcome == DONE:
             return merged
         if outcome == MISSING:
             raise errors.SessionGone()
         if outcome == RENAMED:          # rotated with a grace window: the commit lands in the new record
             name = steal(out)
-            current = table_load(table, name, now, ttl, False)
+            current = map_load(map, name, now, ttl, False)
             if current is None:
                 raise errors.SessionGone()
         else:
@@ -952,7 +999,7 @@ cdef Record table_merge(SessionTable table, object name, Record base, Session s,
 cdef Record session_first_record(Session s):
     """The record to create on a storage of the record protocol."""
     cdef int64_t now = session_now(s)
-    cdef int64_t cap = now + s.manager.max_age_ns if s.manager.max_age_ns else NO_CAP
+    cdef int64_t cap = now + s.policy.max_age if s.policy.max_age else NO_CAP
     return session_merge(s, None, now, cap, new_birth())
 
 
@@ -967,8 +1014,8 @@ cdef Delta session_delta(Session s):
             removed.append(key)
         elif change_counts(s, &s.changes[i]):
             values[key] = <object>s.changes[i].value
-    return Delta(values, removed, s.cleared, s.new_ttl if s.new_ttl > 0 else None, s.manager.max_bytes_,
-                 s.manager.any_object)
+    return Delta(values, removed, s.cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
+                 s.policy.any_object)
 
 
 cdef int session_touched(Session s) except -1:
@@ -1007,10 +1054,10 @@ cdef int session_keep_loans(Session s) except -1:
 # ---- the end of a session and of an id -----------------------------------------------------------------------------
 
 cdef int session_delete(Session s) except -1:
-    if s.manager.table is not None:
-        table_delete(s.manager.table, s.name, table_now(s.manager.table))
+    if s.policy.map != NULL:
+        map_delete(s.policy.map, s.name, map_now(s.policy.map))
     elif well_formed(s.name):
-        s.manager.storage.delete_record(s.name)
+        s.policy.storage.delete_record(s.name)
     return 0
 
 
@@ -1029,14 +1076,14 @@ cdef int session_forget(Session s) except -1:
 
 
 cdef object session_rotate(Session s, int64_t grace):
-    cdef SessionTable table = s.manager.table
+    cdef Map *map = s.policy.map
     session_write(s)
     fresh = session_fresh_name(s)
     if s.base is not None:
-        if table is None:
-            record = s.manager.storage.rename_record(s.name, fresh, s.base, session_ttl(s), grace)
+        if map == NULL:
+            record = s.policy.storage.rename_record(s.name, fresh, s.base, session_ttl(s), grace)
         else:
-            record = table_rename(table, s.name, fresh, s.base, table_now(table), session_ttl(s), grace)
+            record = map_rename(map, s.name, fresh, s.base, map_now(map), session_ttl(s), grace)
         if record is None:
             raise errors.SessionGone()
     s.name = fresh
