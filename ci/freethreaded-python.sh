@@ -45,6 +45,9 @@ download() {
     die "no Debian mirror in this machine's apt configuration has the source package $SOURCE of $RELEASE"
 }
 
+# Complete, free-threaded, and with the modules that the suites and pip import.
+ready() { [ -e "$PREFIX/.complete" ] && "$PYTHON" -c 'import ctypes, sqlite3, ssl, sys, zlib; assert not sys._is_gil_enabled()' 2>/dev/null; }
+
 build() {
     mkdir "$work/src"
     # The upstream tarball without Debian's patches: those adapt paths for a system Python, which this is not.
@@ -54,24 +57,23 @@ build() {
     make -s -j"$JOBS"
     make -s install >/dev/null
     cd "$ROOT"
-    "$PYTHON" -c 'import ssl, zlib, ctypes, sys; assert not sys._is_gil_enabled()' ||
-        die "the interpreter built in $PREFIX lacks ssl, zlib, ctypes or the free-threaded mode; see $work"
+    touch "$PREFIX/.complete"
+    ready || die "the interpreter built in $PREFIX lacks ssl, zlib, ctypes, sqlite3 or the free-threaded mode; see $work"
 }
 
-if [ ! -e "$PREFIX/.complete" ]; then
+if ! ready; then
     [ -r "$KEYRING" ] || need_packages debian-archive-keyring >&2
-    need_packages gcc make libc6-dev libssl-dev zlib1g-dev libffi-dev xz-utils >&2
+    need_packages gcc make libc6-dev libssl-dev zlib1g-dev libffi-dev libsqlite3-dev xz-utils >&2
     mkdir -p "$PREFIX"
     exec 9>"$PREFIX.lock"
     flock 9 # two runs at once: the second waits and finds the work done
-    if [ ! -e "$PREFIX/.complete" ]; then
+    if ! ready; then
         work=$(mktemp -d "${TMPDIR:-/tmp}/cpython-3.13t.XXXXXX")
         say "downloading the source of $SOURCE ($RELEASE)" >&2
         download >&2
         say "building it into $PREFIX (about 3 minutes on 2 cores)" >&2
         build >&2
         rm -rf "$work"
-        touch "$PREFIX/.complete"
     fi
     exec 9>&-
 fi
