@@ -28,10 +28,10 @@ from cpython.object cimport PyObject, PyTypeObject, destructor, inquiry, travers
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from _clock cimport clock_now
-from _lock cimport STRIPES, counter_add, counter_read, shard_lock, shard_lock_init, shard_unlock, thread_stripe
+from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
     TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
@@ -40,9 +40,10 @@ from _pack cimport (
 from _table cimport (
     CHANGED, DONE, HOLDS_NEW_ID, HOLDS_RECORD, ID_MAX, MISSING, NO_MEMORY, RENAMED, Counters, Key, Node, Outcome,
     Shard, SnapshotRow, node_new, record_lease, shard_add_locked, shard_check, shard_clear_locked, shard_copy_locked,
-    shard_expire_locked, shard_get_locked, shard_init, shard_remove_locked, shard_rename_locked, shard_swap_locked,
+    shard_counters_locked, shard_expire_locked, shard_get_locked, shard_init, shard_next_tick_locked,
+    shard_remove_locked, shard_rename_locked, shard_swap_locked,
 )
-from _wheel cimport TICK_BITS, wheel_init, wheel_next_slot
+from _wheel cimport TICK_BITS, wheel_init
 
 import os
 from collections.abc import Mapping, MutableMapping

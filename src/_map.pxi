@@ -167,13 +167,9 @@ cdef class SessionTable:
     def next_due(self):
         """Seconds until the wheel has something to look at (0.0: now); None: it is empty."""
         cdef int64_t now = map_now(&self.map), best = -1, tick
-        cdef int i, level = 0
-        cdef Shard *s
+        cdef int i
         for i in range(SHARDS):
-            s = &self.map.shards[i]
-            shard_lock(&s.lock)
-            tick = s.wheel.tick if s.wheel.due != NULL else wheel_next_slot(&s.wheel, &level)
-            shard_unlock(&s.lock)
+            tick = shard_next_tick_locked(&self.map.shards[i])
             if tick >= 0 and (best < 0 or tick < best):
                 best = tick
         return None if best < 0 else max(0.0, ((best << TICK_BITS) - now) / 1e9)
@@ -193,22 +189,20 @@ cdef class SessionTable:
 
     def stats(self):
         """Counts since creation, as a dict: live created expired destroyed hits misses resizes refiled largest_slice."""
-        totals = dict.fromkeys(("created", "expired", "destroyed", "hits", "misses", "resizes", "refiled"), 0)
-        largest = 0
+        cdef Counters c, sum
+        cdef int i
+        memset(&sum, 0, sizeof(sum))
         for i in range(SHARDS):
-            self._count_shard(i, totals)
-            largest = max(largest, self.map.shards[i].counts.largest_slice)
-        return {"live": counter_read(&self.map.live), **totals, "largest_slice": largest}
-
-    def _count_shard(self, int i, dict totals):
-        cdef Counters c
-        cdef uint64_t refiled
-        shard_lock(&self.map.shards[i].lock)
-        c, refiled = self.map.shards[i].counts, self.map.shards[i].wheel.refiled
-        shard_unlock(&self.map.shards[i].lock)
-        for name, count in (("created", c.created), ("expired", c.expired), ("destroyed", c.destroyed),
-                            ("hits", c.hits), ("misses", c.misses), ("resizes", c.resizes), ("refiled", refiled)):
-            totals[name] += count
+            c = shard_counters_locked(&self.map.shards[i])
+            sum.created += c.created
+            sum.expired += c.expired
+            sum.destroyed += c.destroyed
+            sum.hits += c.hits
+            sum.misses += c.misses
+            sum.resizes += c.resizes
+            sum.refiled += c.refiled
+            sum.largest_slice = max(sum.largest_slice, c.largest_slice)
+        return {"live": counter_read(&self.map.live), **sum}
 
     def now_ns(self):
         """The table's clock, in ns."""

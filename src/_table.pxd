@@ -25,7 +25,7 @@ from _lock cimport shard_lock, shard_lock_init, shard_mutex, shard_unlock, take_
 from _pack cimport bytes_equal
 from _wheel cimport (
     TICK_BITS, WHEEL_BITS, WHEEL_LEVELS, WHEEL_SLOTS, Timer, Wheel, wheel_file, wheel_init, wheel_is_behind, wheel_next,
-    wheel_refile, wheel_unlink,
+    wheel_next_slot, wheel_refile, wheel_unlink,
 )
 
 cdef extern from * nogil:
@@ -68,6 +68,7 @@ cdef struct Slot:
 
 cdef struct Counters:
     uint64_t created, expired, destroyed, hits, misses, resizes, largest_slice
+    uint64_t refiled        # filled in by shard_counters_locked: the wheel keeps it
 
 cdef struct Shard:
     shard_mutex lock
@@ -383,6 +384,25 @@ cdef inline void shard_clear_locked(Shard *s, Node **dead) noexcept nogil:
             s.counts.destroyed += 1
             shard_unlink(s, s.slots[i].node, dead)
     shard_unlock(&s.lock)
+
+
+cdef inline Counters shard_counters_locked(Shard *s) noexcept nogil:
+    cdef Counters counts
+    shard_lock(&s.lock)
+    counts = s.counts
+    counts.refiled = s.wheel.refiled
+    shard_unlock(&s.lock)
+    return counts
+
+
+cdef inline int64_t shard_next_tick_locked(Shard *s) noexcept nogil:
+    """The tick at which the wheel has something to look at; -1: never."""
+    cdef int64_t tick
+    cdef int level = 0
+    shard_lock(&s.lock)
+    tick = s.wheel.tick if s.wheel.due != NULL else wheel_next_slot(&s.wheel, &level)
+    shard_unlock(&s.lock)
+    return tick
 
 
 # ---- walking a shard ------------------------------------------------------------------------------------------
