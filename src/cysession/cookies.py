@@ -49,23 +49,19 @@ def find_values(header: bytes, name: bytes, limit: int = MAX_CANDIDATES) -> list
     found = header.find(name)
     while found >= 0:
         end = header.find(b";", found)
-        if end < 0:
-            end = len(header)
-        equals = found + len(name)
-        if header[equals : equals + 1] != b"=":
-            equals = _skip_blanks(header, equals, end)
-        if equals < end and header[equals] == 0x3D and _starts_a_pair(header, found):
-            values.append(header[equals + 1 : end].strip(_BLANKS))
+        key, equals, value = (header[found:end] if end >= 0 else header[found:]).partition(b"=")
+        if (
+            (key == name or key.rstrip(_BLANKS) == name)
+            and equals
+            and (not found or header.startswith(b"; ", found - 2) or _starts_a_pair(header, found))
+        ):
+            values.append(value.strip(_BLANKS))
             if len(values) == limit:
                 break
+        if end < 0:
+            break
         found = header.find(name, end)
     return values
-
-
-def _skip_blanks(header: bytes, start: int, end: int) -> int:
-    while start < end and header[start] in _BLANKS:
-        start += 1
-    return start
 
 
 def _starts_a_pair(header: bytes, start: int) -> bool:

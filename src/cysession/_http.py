@@ -1,0 +1,278 @@
+"""What every HTTP adapter does alike: find the presented ids, choose the session, dress the response.
+
+An adapter hands over the raw request headers that may carry an id and gets a session; when the response
+headers are about to leave, it commits the session and has the headers dressed. What can be decided before the
+first request is decided, checked and formatted in the constructor of `HttpPolicy`.
+
+Headers are (name, value) pairs of bytes with lower-case names, as in ASGI.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+
+from .cookies import DEFAULT_NAME, MAX_CANDIDATES, SessionCookie, find_values, without_prefix
+from .errors import SessionGone, StorageMisconfigured, StorageUnavailable
+from .ids import fingerprint, well_formed
+
+if TYPE_CHECKING:
+    from . import Manager, Session
+
+__all__ = ["HttpOptions", "HttpPolicy", "InsecureCookieWarning", "Refusal", "refusal"]
+
+log = logging.getLogger("cysession.http")
+
+Header = tuple[bytes, bytes]
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
+# Headers with a meaning of their own, in a request or in a response.
+_TAKEN: Final = re.compile(
+    r"accept|age|authorization|cache-control|connection|content-.*|cookie|date|etag|expect|expires|forwarded|host"
+    r"|keep-alive|location|origin|range|referer|server|set-cookie|te|trailer|transfer-encoding|upgrade|user-agent"
+    r"|vary|via|warning|www-authenticate"
+)
+
+
+class InsecureCookieWarning(UserWarning):
+    """`insecure=True`: ids travel readable over plain http."""
+
+
+class HttpOptions(TypedDict, total=False):
+    """The keyword arguments that all HTTP adapters share.
+
+    cookie          the cookie's name, `__Host-id` by default
+    path, domain    the cookie's scope; a `__Host-` name allows only path="/" and no domain
+    samesite        "Lax" (default), "Strict" or "None"
+    partitioned     a jar of its own on every site that embeds this one (CHIPS)
+    cookie_max_age  seconds or a timedelta; None: the cookie ends with the browser
+    send_cookie     False: take ids but never hand one out, because another service does
+    insecure        plain http, for development: no Secure, and the name loses its prefix
+    header          carry the id in this header, both ways, and ignore cookies: for API clients. Scripts can
+                    read it there, so it is never the default
+    """
+
+    cookie: str | None
+    path: str
+    domain: str | None
+    samesite: str
+    partitioned: bool
+    cookie_max_age: int | timedelta | None
+    send_cookie: bool
+    insecure: bool
+    header: str | None
+
+
+class HttpPolicy:
+    """How session ids travel over HTTP: immutable, one for an adapter, shared by all its requests."""
+
+    __slots__ = ("_cookie", "_key", "_new", "_sends", "_vary", "carrier", "manager")
+
+    def __init__(
+        self,
+        manager: "Manager",
+        *,
+        cookie: str | None = None,
+        path: str = "/",
+        domain: str | None = None,
+        samesite: str = "Lax",
+        partitioned: bool = False,
+        cookie_max_age: int | timedelta | None = None,
+        send_cookie: bool = True,
+        insecure: bool = False,
+        header: str | None = None,
+    ) -> None:
+        self.manager = manager
+        self._new = manager.new
+        self._sends = send_cookie
+        self._cookie: SessionCookie | None = None
+        if header is not None:
+            chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure)
+            if chosen != (None, "/", None, "Lax", False, None, False):
+                raise ValueError("header= replaces the cookie: leave out cookie= and the cookie's attributes")
+            self._key = self.carrier = _checked_header(header)
+            self._vary = (b"vary", header.encode("ascii"))
+            return
+        name = DEFAULT_NAME if cookie is None else cookie
+        if insecure:
+            name = without_prefix(name)
+            warnings.warn(
+                f"insecure=True: session ids travel readable, in cookie {name!r}; for development only",
+                InsecureCookieWarning,
+                stacklevel=3,  # the line that made the adapter
+            )
+        self._cookie = SessionCookie(
+            name,
+            path=path,
+            domain=domain,
+            secure=not insecure,
+            samesite=samesite,
+            partitioned=partitioned,
+            max_age=cookie_max_age,
+        )
+        self._key = self._cookie.key
+        self.carrier = b"cookie"  # the request header that carries ids
+        self._vary = (b"vary", b"Cookie")
+
+    # -- the request: which session? --
+
+    def open(self, carried: bytes | None) -> "Session":
+        """The session of a request with this carrier header. Reads nothing, unless there is a choice."""
+        if carried is None:
+            return self._new()
+        values = find_values(carried, self._key) if self._cookie is not None else self._values(carried)
+        if len(values) == 1:
+            return self._new(values[0].decode("latin-1"))  # the session drops what is no id
+        sessions = self._candidates(values)
+        if len(sessions) > 1:
+            for session in sessions:
+                session.load()
+        return self._choose(sessions)
+
+    async def aopen(self, carried: bytes | None) -> "Session":
+        """`open` for a storage that does I/O: a presented id is read here; `session[key]` never waits."""
+        sessions = self._candidates([] if carried is None else self._values(carried))
+        for session in sessions:
+            await session.aload()
+        return self._choose(sessions)
+
+    def gather(self, headers: Iterable[Header]) -> bytes:
+        """All carrier headers of a request as one: HTTP/2 splits the Cookie header into crumbs."""
+        return b"; ".join([value for name, value in headers if name == self.carrier])
+
+    def _values(self, carried: bytes) -> list[bytes]:
+        if self._cookie is not None:
+            return find_values(carried, self._key)
+        return [value.strip() for value in carried.split(b";", MAX_CANDIDATES)[:MAX_CANDIDATES]]
+
+    def _candidates(self, values: list[bytes]) -> list["Session"]:
+        ids = dict.fromkeys(value.decode("latin-1") for value in values)
+        return [self._new(session_id) for session_id in ids if well_formed(session_id)]
+
+    def _choose(self, sessions: list["Session"]) -> "Session":
+        """The only live session, and of several live ones none: an attacker can set the order in which twins
+        of a cookie arrive, so it decides nothing."""
+        if not sessions:
+            return self._new()
+        if len(sessions) == 1:
+            return sessions[0]
+        live = [session for session in sessions if not session.is_new]
+        if len(live) == 1:
+            return live[0]
+        if live:
+            prints = ", ".join(fingerprint(session.id) for session in live)
+            log.warning(
+                "a request presented several live sessions (%s), none was used: cookie tossing?", prints
+            )
+        return self._new()
+
+    # -- the response: which headers? --
+
+    def dress(self, session: "Session", headers: Iterable[Header]) -> Iterable[Header]:
+        """The response headers with what this committed session adds; never changes `headers` itself."""
+        state = session.cookie_state
+        accessed = session.accessed
+        if state == "keep" or not self._sends or (state == "drop" and not accessed):
+            return self._with_vary(list(headers)) if accessed else headers
+        if self._cookie is None:
+            line = (self._key, session.id.encode("ascii") if state == "set" else b"")
+        else:
+            line = (b"set-cookie", self._cookie.set(session.id) if state == "set" else self._cookie.delete())
+        return [*_with_no_store(self._without_own(self._with_vary(list(headers)))), line]
+
+    def _with_vary(self, headers: list[Header]) -> list[Header]:
+        """Vary keeps shared caches from giving this response to others. Some heed only one line of it, so a
+        line that is there is extended."""
+        for name, _ in headers:
+            if len(name) == 4 and name.lower() == b"vary":
+                return self._with_longer_vary(headers)
+        headers.append(self._vary)
+        return headers
+
+    def _with_longer_vary(self, headers: list[Header]) -> list[Header]:
+        ours = self._vary[1]
+        lines = [place for place, (name, _) in enumerate(headers) if name.lower() == b"vary"]
+        named = set().union(*(_directives(headers[place][1]) for place in lines))
+        if named.isdisjoint((b"*", ours.lower())):
+            name, value = headers[lines[-1]]
+            headers[lines[-1]] = (name, value + b", " + ours if value.strip() else ours)
+        return headers
+
+    def _without_own(self, headers: list[Header]) -> list[Header]:
+        """One Set-Cookie a name: a line of the app's for our cookie gives way."""
+        if self._cookie is None:
+            return [pair for pair in headers if pair[0].lower() != self._key]
+        return [
+            (name, value)
+            for name, value in headers
+            if name.lower() != b"set-cookie" or value.partition(b"=")[0].strip() != self._key
+        ]
+
+
+def _with_no_store(headers: list[Header]) -> list[Header]:
+    """No cache may keep a response that carries an id. `no-store` beats all weaker directives, so they go."""
+    caching = [value for name, value in headers if name.lower() == b"cache-control"]
+    if any(b"no-store" in _directives(value) for value in caching):
+        return headers
+    return [
+        *(pair for pair in headers if pair[0].lower() != b"cache-control"),
+        (b"cache-control", b"no-store"),
+    ]
+
+
+def _directives(value: bytes) -> set[bytes]:
+    return {part.strip().lower() for part in value.split(b",")}
+
+
+def _checked_header(name: object) -> bytes:
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name) or _TAKEN.fullmatch(name.lower()):
+        raise ValueError(
+            f"header {name!r:.80} cannot carry ids: choose a token of your own, such as X-Session-Id"
+        )
+    return name.lower().encode("ascii")
+
+
+# -- when the session itself fails --
+
+
+class Refusal(NamedTuple):
+    """The answer in place of the app's. It leaves the cookie alone: the session may be as alive as before."""
+
+    status: int
+    reason: str
+    headers: list[Header]
+    body: bytes
+
+
+def _refusal(status: int, reason: str, text: str, *extra: Header) -> Refusal:
+    body = f"{text}\n".encode()
+    fixed = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    return Refusal(status, reason, [*fixed, *extra], body)
+
+
+_UNAVAILABLE: Final = _refusal(
+    503,
+    "Service Unavailable",
+    "Sessions cannot be read or stored at the moment. You are not logged out; please try again.",
+    (b"retry-after", b"5"),
+)
+_GONE: Final = _refusal(
+    409,
+    "Conflict",
+    "Your session ended while this request was under way, perhaps in another window. Nothing was changed.",
+)
+
+
+def refusal(error: BaseException | None) -> Refusal | None:
+    """What to answer when `error` comes out of a session; None: it is the app's own error."""
+    if isinstance(error, StorageUnavailable | StorageMisconfigured):
+        return _UNAVAILABLE
+    if isinstance(error, SessionGone):
+        return _GONE
+    return None
