@@ -41,7 +41,7 @@ from _table cimport (
     CHANGED, DONE, HOLDS_NEW_ID, HOLDS_RECORD, ID_MAX, MISSING, NO_MEMORY, RENAMED, Counters, Key, Node, Outcome,
     Shard, SnapshotRow, node_new, record_lease, shard_add_locked, shard_check, shard_clear_locked, shard_copy_locked,
     shard_counters_locked, shard_expire_locked, shard_get_locked, shard_init, shard_next_tick_locked,
-    shard_remove_locked, shard_rename_locked, shard_swap_locked,
+    shard_remove_locked, shard_rename_locked, shard_sessions, shard_swap_locked,
 )
 from _wheel cimport TICK_BITS, wheel_init
 
@@ -130,10 +130,8 @@ include "_session.pxi"
 
 cdef Record EMPTY = record_empty(0, NO_CAP, 0, 1)       # stands for a stored session without data
 ctypedef int (*traverse_slot)(PyObject *, visitproc, void *) noexcept
-ctypedef int (*clear_slot)(PyObject *) noexcept
 ctypedef void (*dealloc_slot)(PyObject *) noexcept
 cdef traverse_slot session_traverse_fields = <traverse_slot>(<PyTypeObject *>Session).tp_traverse
-cdef clear_slot session_clear_fields = <clear_slot>(<PyTypeObject *>Session).tp_clear
 cdef dealloc_slot session_dealloc_fields = <dealloc_slot>(<PyTypeObject *>Session).tp_dealloc
 
 
@@ -144,8 +142,10 @@ cdef int session_traverse(PyObject *self, visitproc visit, void *arg) noexcept:
 
 
 cdef int session_clear(PyObject *self) noexcept:
+    """Break the cycles a user can close. The policy stays: whatever still reaches this session may call it."""
     changes_clear(<Session>self)
-    return session_clear_fields(self)
+    (<Session>self).id_func = None
+    return 0
 
 
 cdef void session_dealloc(PyObject *self) noexcept:

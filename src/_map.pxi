@@ -49,6 +49,7 @@ cdef class SessionTable:
         cdef int64_t now
         self.map.ttl = ns_of(ttl, "ttl")
         self.map.max_sessions = max_sessions
+        self.map.births = 1                     # EMPTY's
         self.on_expire = on_expire
         self.map.on_expire = NULL if on_expire is None else <PyObject *>on_expire
         self.clock = clock
@@ -236,7 +237,7 @@ cdef class SessionTable:
         for i in range(SHARDS):
             broken = shard_check(&self.map.shards[i])
             assert broken == NULL, broken.decode()
-            nodes += self.map.shards[i].used
+            nodes += shard_sessions(&self.map.shards[i])
         assert nodes == counter_read(&self.map.live), f"live says {counter_read(&self.map.live)}, the shards hold {nodes}"
 
 
@@ -272,16 +273,16 @@ cdef inline Shard *shard_of(Map *m, const Key *key) noexcept:
 
 
 cdef int64_t free_nodes(Node *dead) noexcept:
-    """Free a list of unlinked nodes and drop what they held. Outside every lock: this may run anything."""
+    """Free a list of unlinked nodes and drop what they held; how many were sessions. Outside every lock: it may run anything."""
     cdef int64_t n = 0
     cdef Node *next
     while dead != NULL:
         next = <Node *>dead.timer.next
+        n += dead.kind == HOLDS_RECORD
         if dead.held != NULL:
             Py_DECREF(<object>dead.held)
         PyMem_Free(dead)
         dead = next
-        n += 1
     return n
 
 
@@ -334,8 +335,9 @@ cdef Record map_load(Map *m, object session_id, int64_t now, int64_t ttl, bint t
     return map_load(m, steal(out), now, ttl, touch)   # as deep as rotations within one grace window
 
 
-cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t ttl, bint replace) except -1:
-    """Publish a new session. False: the id is live and `replace` is false. Raises StorageFull, ValueError, MemoryError."""
+cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t ttl, bint replace,
+                  bint bounded=True) except -1:
+    """Publish a session. False: the id is live and `replace` is false. Raises StorageFull, ValueError, MemoryError."""
     cdef Key key
     cdef Node *fresh
     cdef Node *dead = NULL
@@ -343,7 +345,7 @@ cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t
     cdef PyObject *held
     if not key_from(&key, session_id):
         raise ValueError(f"a session id has 1 to {ID_MAX} ASCII characters")
-    if m.max_sessions > 0 and counter_read(&m.live) >= m.max_sessions:
+    if bounded and m.max_sessions > 0 and counter_read(&m.live) >= m.max_sessions:
         make_room(m)
     held = held_for(record)
     fresh = node_new(&key, held, HOLDS_RECORD)
@@ -434,7 +436,7 @@ cdef Record map_rename(Map *m, object old_id, object new_id, Record record, int6
     old_id = map_resolve(m, old_id, now)
     if not key_from(&old_key, old_id):
         return None
-    if not map_add(m, new_id, current, now, ttl, False):
+    if not map_add(m, new_id, current, now, ttl, False, bounded=False):      # the count stays as it is
         raise ValueError("the new session id is in use already")
     while True:
         out = NULL
@@ -478,6 +480,7 @@ cdef int map_leave(Map *m, const Key *key, Record expected, object new_id, int64
     Py_INCREF(new_id)
     outcome = shard_rename_locked(shard_of(m, key), key, held_for(expected), <PyObject *>new_id, now, grace, out)
     if outcome == DONE:
+        counter_add(&m.live, -1)        # it is a sign now, not a session
         Py_XDECREF(held_for(expected))  # the node's reference moved out
     else:
         Py_DECREF(new_id)

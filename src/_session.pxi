@@ -25,16 +25,21 @@ cdef class ManagerCore:
     equal contents, and a thread uses one of them. With a GIL there is one.
     """
     cdef object __weakref__
-    cdef list policies
+    cdef list policies                  # all there ever were: another thread may just be reading an old one
     cdef PyObject *stripes[STRIPES]     # borrowed from `policies`
 
     def __cinit__(self, *args, **kwargs):
+        self.policies = []
+        self._adopt([Policy.__new__(Policy) for _ in range(STRIPES)])
+
+    def _adopt(self, list policies):
         cdef int i
-        self.policies = [Policy.__new__(Policy) for _ in range(STRIPES)]
+        self.policies += policies
         for i in range(STRIPES):
-            self.stripes[i] = <PyObject *>self.policies[i]
+            self.stripes[i] = <PyObject *>policies[i]
 
     def _set_policy(self, *, fresh_id, ttl, max_age, grace, max_bytes, strict):
+        """Before the first session."""
         cdef Policy p
         for p in self.policies:
             p.fresh_id = fresh_id
@@ -45,12 +50,20 @@ cdef class ManagerCore:
             p.strict = strict
 
     def _set_storage(self, storage, SessionTable table, any_object):
-        cdef Policy p
-        for p in self.policies:
+        """Sessions made before go on with the storage they have."""
+        cdef Policy old, p
+        cdef list policies = []
+        for old in self.policies[len(self.policies) - STRIPES:]:
+            p = Policy.__new__(Policy)
             p.storage = storage
             p.table = table
             p.map = NULL if table is None else &table.map
             p.any_object = any_object
+            p.fresh_id = old.fresh_id
+            p.ttl, p.max_age, p.grace = old.ttl, old.max_age, old.grace
+            p.max_bytes, p.strict = old.max_bytes, old.strict
+            policies.append(p)
+        self._adopt(policies)
 
     def _set_ttl(self, ttl):
         cdef Policy p
@@ -124,10 +137,10 @@ cdef class Session:
     cdef int64_t touched        # when the idle time was last begun anew
     cdef int64_t new_ttl        # ns; -1: unchanged
     cdef State state
+    cdef bint started           # the storage was asked, or the session was destroyed
     cdef bint looked            # something was read: the response depends on the session
     cdef bint cleared
     cdef bint own_name          # the server chose the id
-    cdef bint ended             # destroyed through this handle
 
     def __cinit__(self):
         self.changes = self.few
@@ -452,7 +465,7 @@ cdef class Session:
                         await self.asave()
                         return
                 else:
-                    session_draw_name(self)
+                    session_redraw_name(self)
             session_saved(self, record)
         elif plan == COMMIT:
             delta = session_delta(self)
@@ -509,7 +522,7 @@ cdef class Session:
     @property
     def cookie_state(self):
         """What to do with the client's copy of the id: "keep" it, "set" it to `id`, or "drop" it (it is dead)."""
-        if self.state == HANDLE and not self.ended:
+        if not self.started:
             return "keep"
         if self.base is not None:
             return "keep" if self.presented is not None and self.name == self.presented else "set"
@@ -548,7 +561,9 @@ cdef object session_wall(Session s, int64_t moment):
 
 cdef inline int session_read(Session s) except -1:
     s.looked = True
-    if s.state == HANDLE:
+    if not s.started:
+        if s.state == CLOSED:
+            raise errors.SessionClosed("the session was closed before it was ever read; read it before close()")
         session_start(s)
     return 0
 
@@ -578,6 +593,7 @@ cdef int session_started(Session s, record) except -1:
 
 cdef inline int session_begin(Session s, Record record) except -1:
     s.state = OPEN
+    s.started = True
     s.base = record
     if record is None and s.name is not None and not s.own_name:
         if s.policy.strict or not well_formed(s.name):
@@ -612,6 +628,15 @@ cdef object session_fresh_name(Session s):
 
 cdef int session_draw_name(Session s) except -1:
     s.name = session_fresh_name(s)
+    return 0
+
+
+cdef int session_redraw_name(Session s) except -1:
+    """The id drawn for a new session is in use. Random ones never are; a poor id function gets one more try."""
+    taken = s.name
+    session_draw_name(s)
+    if s.name == taken:
+        raise ValueError("the id function returned an id that is in use, twice; its ids must be unique")
     return 0
 
 
@@ -905,7 +930,7 @@ cdef int session_save(Session s) except -1:
                 if s.base is not None:
                     return session_save(s)
             else:
-                session_draw_name(s)
+                session_redraw_name(s)
         return session_saved(s, record)
     return session_saved(s, storage.commit_record(s.name, s.base, session_delta(s), session_ttl(s)))
 
@@ -950,7 +975,7 @@ cdef int session_create(Session s, Map *map) except -1:
             if s.base is not None:
                 return session_commit(s, map)
         else:
-            session_draw_name(s)
+            session_redraw_name(s)
     s.touched = now
     return session_saved(s, record)
 
@@ -1071,7 +1096,7 @@ cdef int session_forget(Session s) except -1:
     s.cleared = False
     s.new_ttl = -1
     s.looked = True
-    s.ended = True
+    s.started = True
     return 0
 
 

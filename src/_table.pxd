@@ -207,9 +207,9 @@ cdef inline void shard_sweep(Shard *s, int64_t now, int *budget, Node **dead) no
         t = wheel_next(&s.wheel, now, budget)
         if t == NULL:
             break
+        s.counts.expired += node_of(t).kind == HOLDS_RECORD
         shard_unlink(s, node_of(t), dead)
         swept += 1
-    s.counts.expired += swept
     if swept > s.counts.largest_slice:
         s.counts.largest_slice = swept
 
@@ -433,6 +433,15 @@ cdef inline Py_ssize_t shard_copy_locked(Shard *s, int64_t now, SnapshotRow **ou
     shard_unlock(&s.lock)
     out[0] = rows
     return n if rows != NULL else -1
+
+
+cdef inline int64_t shard_sessions(const Shard *s) noexcept nogil:
+    """Nodes that are sessions, counted one by one."""
+    cdef int64_t n = 0
+    cdef uint64_t i
+    for i in range(s.mask + 1):
+        n += s.slots[i].node != NULL and s.slots[i].node.kind == HOLDS_RECORD
+    return n
 
 
 cdef inline const char *timers_check(Timer **head, Wheel *w, int level, int slot, uint64_t *seen) noexcept nogil:
