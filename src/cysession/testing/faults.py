@@ -1,0 +1,203 @@
+"""A storage that fails on demand: to test what a storage failure does to sessions, adapters and applications.
+
+    storage = FaultyStorage(MemoryStorage())
+    storage.fail("commit")                  # the next commit raises StorageUnavailable, nothing is stored
+    storage.fail("commit", after=True)      # it is stored, but the answer is lost on the way back
+    storage.fail(times=None)                # everything fails until heal()
+
+It also writes down every step that reaches the storage (`steps`), and calls
+`on_step(step, session_id)` before each: a test can let another client act between two steps, or count writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from ..errors import StorageUnavailable
+from ..session import Delta, Record
+from ..storage import Storage
+
+__all__ = ["STEPS", "FaultyStorage", "Step"]
+
+StepName = Literal["load", "touch", "create", "commit", "delete", "rename"]
+STEPS: Final[tuple[StepName, ...]] = ("load", "touch", "create", "commit", "delete", "rename")
+WRITES: Final[frozenset[StepName]] = frozenset({"create", "commit", "delete", "rename"})
+
+
+class Step(NamedTuple):
+    """One call of the record protocol."""
+
+    name: StepName
+    session_id: str
+
+
+@dataclass
+class _Fault:
+    steps: frozenset[StepName]
+    after: bool
+    skip: int  # calls that still pass
+    times: int | None  # calls that still fail; None: all of them
+    error: Callable[[], Exception]
+
+
+class FaultyStorage(Storage):
+    """Passes the record protocol on to another storage, and fails where it is told to."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.inner = storage
+        self.any_object = storage.any_object
+        self.does_io = storage.does_io
+        self.steps: list[Step] = []
+        self.on_step: Callable[[StepName, str], object] | None = None
+        self._faults: list[_Fault] = []
+
+    # ---- what a test says --------------------------------------------------------------------------------
+
+    def fail(
+        self,
+        *steps: StepName,
+        after: bool = False,
+        skip: int = 0,
+        times: int | None = 1,
+        error: Callable[[], Exception] = StorageUnavailable,
+    ) -> None:
+        """Let the next `times` calls of these steps (none named: any) raise `error()`; None: until `heal()`.
+
+        `after`: the step is carried out first, as when a network breaks before the answer. `skip`: calls that
+        pass before the first one fails.
+        """
+        unknown = set(steps) - set(STEPS)
+        if unknown:
+            raise ValueError(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
+        self._faults.append(_Fault(frozenset(steps or STEPS), after, skip, times, error))
+
+    def heal(self) -> None:
+        """Forget all faults."""
+        self._faults.clear()
+
+    @property
+    def writes(self) -> list[Step]:
+        """The steps that change what is stored; a touch is none of them."""
+        return [step for step in self.steps if step.name in WRITES]
+
+    # ---- what happens to a step --------------------------------------------------------------------------
+
+    def _begin(self, name: StepName, session_id: str) -> Exception | None:
+        """Raise what has to fail before the step; return what has to be raised after it."""
+        self.steps.append(Step(name, session_id))
+        if self.on_step is not None:
+            self.on_step(name, session_id)
+        for fault in list(self._faults):
+            if name not in fault.steps:
+                continue
+            if fault.skip:
+                fault.skip -= 1
+                continue
+            if fault.times is not None:
+                fault.times -= 1
+                if fault.times <= 0:
+                    self._faults.remove(fault)
+            if fault.after:
+                return fault.error()
+            raise fault.error()
+        return None
+
+    @staticmethod
+    def _end(error: Exception | None) -> None:
+        if error is not None:
+            raise error
+
+    # ---- the record protocol -----------------------------------------------------------------------------
+
+    def load_record(self, session_id: str, ttl: int) -> Record | None:
+        lost = self._begin("load", session_id)
+        record = self.inner.load_record(session_id, ttl)
+        self._end(lost)
+        return record
+
+    def touch_record(self, session_id: str, record: Record, ttl: int) -> bool:
+        lost = self._begin("touch", session_id)
+        found = self.inner.touch_record(session_id, record, ttl)
+        self._end(lost)
+        return found
+
+    def create_record(self, session_id: str, record: Record, ttl: int) -> bool:
+        lost = self._begin("create", session_id)
+        created = self.inner.create_record(session_id, record, ttl)
+        self._end(lost)
+        return created
+
+    def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+        lost = self._begin("commit", session_id)
+        record = self.inner.commit_record(session_id, base, delta, ttl)
+        self._end(lost)
+        return record
+
+    def delete_record(self, session_id: str) -> bool:
+        lost = self._begin("delete", session_id)
+        found = self.inner.delete_record(session_id)
+        self._end(lost)
+        return found
+
+    def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
+        lost = self._begin("rename", old_id)
+        record = self.inner.rename_record(old_id, new_id, base, ttl, grace)
+        self._end(lost)
+        return record
+
+    # ---- the same on an event loop -----------------------------------------------------------------------
+
+    async def aload_record(self, session_id: str, ttl: int) -> Record | None:
+        lost = self._begin("load", session_id)
+        record = await self.inner.aload_record(session_id, ttl)
+        self._end(lost)
+        return record
+
+    async def atouch_record(self, session_id: str, record: Record, ttl: int) -> bool:
+        lost = self._begin("touch", session_id)
+        found = await self.inner.atouch_record(session_id, record, ttl)
+        self._end(lost)
+        return found
+
+    async def acreate_record(self, session_id: str, record: Record, ttl: int) -> bool:
+        lost = self._begin("create", session_id)
+        created = await self.inner.acreate_record(session_id, record, ttl)
+        self._end(lost)
+        return created
+
+    async def acommit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+        lost = self._begin("commit", session_id)
+        record = await self.inner.acommit_record(session_id, base, delta, ttl)
+        self._end(lost)
+        return record
+
+    async def adelete_record(self, session_id: str) -> bool:
+        lost = self._begin("delete", session_id)
+        found = await self.inner.adelete_record(session_id)
+        self._end(lost)
+        return found
+
+    async def arename_record(
+        self, old_id: str, new_id: str, base: Record, ttl: int, grace: int
+    ) -> Record | None:
+        lost = self._begin("rename", old_id)
+        record = await self.inner.arename_record(old_id, new_id, base, ttl, grace)
+        self._end(lost)
+        return record
+
+    # ---- the rest is the other storage's -----------------------------------------------------------------
+
+    def now_ns(self) -> int:
+        return self.inner.now_ns()
+
+    def use_clock(self, clock: Callable[[], float] | None) -> None:
+        self.inner.use_clock(clock)
+
+    def stats(self) -> dict[str, int]:
+        return self.inner.stats()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
