@@ -1,0 +1,76 @@
+"""Storages that a user writes keep the contract: the base class makes up for all that they do not do."""
+
+from cysession import Record, Storage
+from cysession.testing import AsyncStorageContract, StorageContract
+from examples.custom_storage import SqliteStorage
+
+
+class DictStorage(Storage):
+    """The least there can be: four methods over a dict."""
+
+    does_io = False
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, tuple[float, Record]] = {}
+
+    def now(self) -> float:
+        return self.now_ns() / 1e9
+
+    def get_session(self, session_id: str, ttl: float) -> Record | None:
+        ends, record = self.sessions.get(session_id, (0.0, None))
+        return record if ends > self.now() else None
+
+    def set_session(self, session_id: str, record: Record, ttl: float) -> None:
+        self.sessions[session_id] = self.now() + ttl, record
+
+    def update_ttl(self, session_id: str, ttl: float) -> bool:
+        record = self.get_session(session_id, ttl)
+        if record is None:
+            return False
+        self.set_session(session_id, record, ttl)
+        return True
+
+    def remove_all(self, session_id: str) -> bool:
+        return self.sessions.pop(session_id, None) is not None
+
+
+class UntouchedStorage(DictStorage):
+    """Without `update_ttl`: idle time counts from the last write."""
+
+    update_ttl = Storage.update_ttl
+
+
+class TestSqliteStorage(StorageContract):
+    max_steps = 5
+
+    def make_storage(self) -> Storage:
+        return SqliteStorage(":memory:")
+
+
+class TestSqliteStorageAsync(AsyncStorageContract):
+    max_steps = 4
+
+    def make_storage(self) -> Storage:
+        return SqliteStorage(":memory:")
+
+
+class TestDictStorage(StorageContract):
+    max_steps = 6
+
+    def make_storage(self) -> Storage:
+        return DictStorage()
+
+
+class TestDictStorageAsync(AsyncStorageContract):
+    max_steps = 5
+
+    def make_storage(self) -> Storage:
+        return DictStorage()
+
+
+class TestStorageWithoutTouch(StorageContract):
+    max_steps = 5
+    slides_on_use = False
+
+    def make_storage(self) -> Storage:
+        return UntouchedStorage()
