@@ -1,0 +1,1 @@
+"""A small shop on cysession, in plain ASGI: `python -m examples.demo`."""
