@@ -267,18 +267,23 @@ cdef inline Outcome shard_get_locked(Shard *s, const Key *key, int64_t now, int6
 
 cdef inline Outcome shard_add_locked(Shard *s, Node *fresh, const Key *key, int64_t now, int64_t ttl, bint replace,
                                      Node **dead) noexcept nogil:
-    """Publish `fresh`. PRESENT: a live node has that id already and `replace` is false."""
+    """Publish `fresh`. PRESENT: a live session has that id already.
+
+    With `replace` it then holds what `fresh` held, and `fresh` what it held: nothing has expired, nothing is created.
+    """
     cdef Node *n
     cdef Outcome outcome = DONE
     shard_lock(&s.lock)
     shard_drain(s, now, dead)
     n = shard_find(s, key)
-    if n != NULL and n.timer.deadline > now and not replace:
+    if n != NULL and n.timer.deadline > now and (n.kind == HOLDS_RECORD or not replace):
         outcome = PRESENT
+        if replace:
+            n.held, fresh.held = fresh.held, n.held
+            node_touch(s, n, now, ttl)
     else:
         if n != NULL:
-            if n.timer.deadline <= now:
-                s.counts.expired += 1
+            s.counts.expired += n.kind == HOLDS_RECORD
             shard_unlink(s, n, dead)
         fresh.timer.deadline = lease_end(fresh.held, <NodeKind>fresh.kind, now, ttl)
         if shard_insert(s, fresh) < 0:

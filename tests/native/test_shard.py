@@ -99,8 +99,9 @@ def test_random_histories_in_few_clusters_match_a_dict(
             assert shard.add(name, hash_, lease, 0, TTL) == expected
             stored.setdefault(name, lease)
         elif what < 0.5:
+            expected = "present" if name in stored else "done"
             stored[name] = lease = probe.Lease()
-            assert shard.add(name, hash_, lease, 0, TTL, True) == "done"
+            assert shard.add(name, hash_, lease, 0, TTL, True) == expected
         elif what < 0.85:
             assert shard.remove(name, hash_, None, 0)[0] == ("done" if name in stored else "missing")
             stored.pop(name, None)
@@ -188,6 +189,29 @@ def test_an_add_over_an_expired_id_buries_it_once(probe: ModuleType) -> None:
     assert shard.counts["expired"] == 1
     shard.expire(100 * TICK, 100)
     assert shard.dropped == [b"a"]
+
+
+def test_a_live_session_that_is_replaced_has_neither_expired_nor_been_created(probe: ModuleType) -> None:
+    shard = probe.ShardProbe()
+    first, second = probe.Lease(), probe.Lease()
+    shard.add(b"a", 1, first, 0, TTL)
+    assert shard.add(b"a", 1, second, 5, 10, True) == "present"
+    assert shard.dropped == []
+    assert shard.get(b"a", 1, 14, 1, False) == ("done", second)
+    assert shard.get(b"a", 1, 15, 1, False) == ("missing", None)
+    assert (shard.counts["created"], shard.counts["expired"]) == (1, 0)
+    shard.check()  # its deadline moved to the front
+
+
+def test_a_session_takes_over_a_sign_of_its_id(probe: ModuleType) -> None:
+    shard = probe.ShardProbe()
+    lease = probe.Lease()
+    shard.add(b"a", 1, lease, 0, TTL)
+    shard.rename(b"a", 1, lease, "b", 0, 100)
+    assert shard.add(b"a", 1, lease, 5, TTL) == "present"
+    assert shard.add(b"a", 1, lease, 5, TTL, True) == "done"
+    assert shard.get(b"a", 1, 6, TTL) == ("done", lease)
+    shard.check()
 
 
 def test_removing_the_ids_of_a_fired_slot_between_slices(probe: ModuleType) -> None:
