@@ -42,5 +42,5 @@ copy_tree() {
     mkdir -p "$1"
     tar -C "$ROOT" -cf - --exclude=./.git --exclude='./.venv*' --exclude=./build --exclude=./dist --exclude=./.cache \
         --exclude='*.so' --exclude=./src/_core.c --exclude='*.egg-info' --exclude=__pycache__ --exclude='./.*_cache' \
-        --exclude=./.hypothesis . | tar -C "$1" -xf -
+        --exclude=./.hypothesis --exclude=./var . | tar -C "$1" -xf -
 }
