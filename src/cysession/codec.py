@@ -120,7 +120,7 @@ def frame(
     if len(payload) > MAX_BYTES - HEADER_SIZE:
         raise SessionTooLarge(len(payload), MAX_BYTES - HEADER_SIZE)
     crc = crc32(payload, crc32(head, crc32(bound_to)))
-    return b"%b%b%b" % (head, _TAIL.pack(len(payload), crc), payload)
+    return b"".join((head, _TAIL.pack(len(payload), crc), payload))
 
 
 def peek(data: bytes) -> Header:
@@ -133,6 +133,11 @@ def peek(data: bytes) -> Header:
     if version != FORMAT or flags & ~KNOWN_FLAGS or reserved:
         raise CorruptRecord("a record of an unknown format")
     return Header(flags, *rest)
+
+
+def is_from_the_future(data: bytes) -> bool:
+    """Whether these are the first bytes of a record that a later version of this library wrote."""
+    return data[:4] == MAGIC and len(data) > 4 and data[4] > FORMAT
 
 
 def unframe(data: bytes, *, bound_to: bytes = b"") -> tuple[Header, bytes]:
@@ -185,37 +190,37 @@ _TIMEDELTA = struct.Struct(">iII")  # days seconds microseconds
 _LEAVES = frozenset(
     {str, int, bool, type(None), float, bytes, datetime, date, time, timedelta, Decimal, UUID}
 )
+_PLAIN = frozenset({str, int, bool, type(None), float, bytes})  # nothing inside that could be wrong
 _BRANCHES = frozenset({list, dict, tuple, set, frozenset})
 
 
 def pack(value: object) -> bytes:
     """One value as bytes: for storages that keep a session's keys apart. Raises NotSerializable."""
-    return _pack(value, "")
+    _check(value, "")
+    return _pack(value)
 
 
 def pack_items(items: Iterable[tuple[str, object]]) -> bytes:
     """The payload of a record."""
     data = dict(items)
-    for key, value in data.items():
-        if type(value) not in _LEAVES:
-            _check(value, f"[{key!r}]")
-    return _pack(data, None)
+    for value in data.values():
+        if type(value) not in _PLAIN:
+            for key, suspect in data.items():
+                _check(suspect, f"[{key!r}]")
+            break
+    return _pack(data)
 
 
-def _pack(value: object, path: str | None) -> bytes:
-    if path is not None:
-        _check(value, path)
-    tools = _tools
+def _pack(value: object) -> bytes:
+    packer, orders = _tools.pair
     try:
-        return tools.packer(value)
+        return packer(value)
     except UnicodeEncodeError:
         pass
     finally:
-        if tools.orders:
-            tools.orders.clear()
-    raise NotSerializable(
-        _find_surrogate(value, path or ""), "a str with a lone surrogate, which is not valid text"
-    )
+        if orders:
+            orders.clear()
+    raise NotSerializable(_find_surrogate(value, ""), "a str with a lone surrogate, which is not valid text")
 
 
 def _to_ext(orders: dict[int, list[object]], value: Any) -> object:
@@ -275,8 +280,8 @@ class _Tools(threading.local):
     """A packer for each thread: making one costs more than packing a small session."""
 
     def __init__(self) -> None:
-        self.orders: dict[int, list[object]] = {}
-        self.packer = _packer(self.orders)
+        orders: dict[int, list[object]] = {}
+        self.pair = (_packer(orders), orders)
 
 
 def _packer(orders: dict[int, list[object]]) -> Callable[[object], bytes]:

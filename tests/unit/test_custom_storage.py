@@ -271,6 +271,28 @@ def test_V5_destroying_through_an_old_id_destroys_the_session(storage: Storage) 
     assert storage.load_record("a", TTL) is storage.load_record("b", TTL) is None
 
 
+def test_an_alias_leads_only_to_the_session_it_was_made_for(storage: Storage) -> None:
+    storage.create_record("a", record(storage, {"x": 1}), TTL)
+    base = storage.load_record("a", TTL)
+    assert base is not None
+    storage.rename_record("a", "b", base, TTL, 30 * SECOND)
+    storage.delete_record("b")
+    storage.create_record("b", record(storage, {"x": "another user's"}), TTL)
+    assert storage.load_record("a", TTL) is None
+    assert not storage.delete_record("a") and storage.get("b", "x") == "another user's"
+
+
+def test_S23_an_old_id_never_shows_the_new_one(storage: Storage) -> None:
+    storage.create_record("a", record(storage, {"x": 1}), TTL)
+    base = storage.load_record("a", TTL)
+    assert base is not None
+    storage.rename_record("a", "the-new-id", base, TTL, 30 * SECOND)
+    found = storage.load_record("a", TTL)
+    assert found is not None and found.to_dict() == {"x": 1}
+    if not isinstance(storage, KeyedStorage):  # which has its own methods, for its own rows
+        assert storage.get_map("a") == {"x": 1} and storage.get_size("a") == 1
+
+
 def test_S7_no_touch_passes_the_absolute_deadline(storage: Storage, clock: Clock) -> None:
     cap = storage.now_ns() + 150 * SECOND
     storage.create_record("a", record(storage, {"x": 1}, cap=cap), TTL)

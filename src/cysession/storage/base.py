@@ -170,14 +170,23 @@ class Storage:
     def delete_record(self, session_id: str) -> bool:
         """Destroy the session, also through an old id in its grace time. False: there was none."""
         now, ttl = self.now_ns(), round(self.ttl * SECOND)
-        steps = [target for target, _ in self._steps(session_id, now, ttl)]
-        found = False
-        for target in steps:
+        aliases: list[tuple[str, Record]] = []
+        found, target = False, session_id
+        for _ in range(HOPS):  # step by step under the lock: a rotation may be under way
             with self._stripes.hold(target):
                 current = self._fetch(target, now, ttl)
-                if current is not None:
+                if current is None or (aliases and current.birth != aliases[0][1].birth):
+                    break
+                alias = _alias_of(current)
+                if alias is None:
                     self._drop(target, current)
-                    found = found or _alias_of(current) is None
+                    found = True
+                    break
+                aliases.append((target, current))
+                target = alias
+        for name, sign in aliases:
+            with self._stripes.hold(name):
+                self._drop(name, sign)
         return found
 
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
@@ -236,17 +245,17 @@ class Storage:
         return ids.new_id()
 
     def get(self, session_id: str, key: str, default: Any = None) -> Any:
-        record = self.get_session(session_id, self.ttl)
+        record = self.load_record(session_id, round(self.ttl * SECOND))
         return default if record is None else record.get(key, default)
 
     def get_map(self, session_id: str) -> dict[str, Any]:
         """The session's data; empty if there is none."""
-        record = self.get_session(session_id, self.ttl)
+        record = self.load_record(session_id, round(self.ttl * SECOND))
         return {} if record is None else record.to_dict()
 
     def get_size(self, session_id: str) -> int:
         """Number of keys; 0 if there is no such session."""
-        record = self.get_session(session_id, self.ttl)
+        record = self.load_record(session_id, round(self.ttl * SECOND))
         return 0 if record is None else len(record)
 
     def set(self, session_id: str, key: str, value: Any, ttl: float) -> None:
