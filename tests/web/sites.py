@@ -73,9 +73,13 @@ class AsgiSite:
         await send({"type": "http.response.body", "body": answer.body})
 
     def request(self, headers: Iterable[Header] = (), *, method: str = "GET") -> Reply:
-        # On a thread of its own, so that a view can make a request to another site.
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(lambda: asyncio.run(call(self.app, headers, method=method))).result()
+        def run() -> Reply:
+            return asyncio.run(call(self.app, headers, method=method))
+
+        if asyncio._get_running_loop() is None:
+            return run()
+        with ThreadPoolExecutor(1) as thread:  # a view makes a request to another site
+            return thread.submit(run).result()
 
 
 ADAPTERS: dict[str, Callable[[View, Manager, dict[str, Any]], Site]] = {

@@ -81,14 +81,21 @@ def test_R3_a_write_after_the_headers_raises_and_is_never_lost_silently(manager:
     assert manager.new(session_id).get_map() == {"n": 2}
 
 
-def test_R3_a_write_after_the_headers_raises_even_if_it_is_the_first_look(manager: Manager) -> None:
+def test_R3_S15_a_first_look_after_the_headers_raises(manager: Manager) -> None:
+    """Vary has not been sent, so even a read could give one user's page to another."""
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
+        if not manager.storage.does_io:  # else the middleware has read it
+            with pytest.raises(SessionClosed):
+                scope["session"].get("n")
         with pytest.raises(SessionClosed):
-            scope["session"]["n"] = 1
+            scope["session"]["n"] = 2
         await send(BODY)
 
-    assert asyncio.run(call(SessionMiddleware(app, manager))).cookies == []
+    session_id = live(manager)
+    assert asyncio.run(call(SessionMiddleware(app, manager), cookie(session_id))).cookies == []
+    assert manager.new(session_id)["n"] == 1
 
 
 def test_R3_every_chunk_of_a_stream_passes_untouched(manager: Manager) -> None:
@@ -285,7 +292,7 @@ def test_an_error_page_of_the_app_leaves_after_a_failed_commit(manager: Manager)
         await send(BODY)
 
     reply = asyncio.run(call(SessionMiddleware(app, manager)))
-    assert reply.status == 400 and reply.cookies == []
+    assert reply.status == 400 and reply.cookies == [] and reply.all(b"vary") == [b"Cookie"]
 
 
 # -- event loops ------------------------------------------------------------------------------------------
