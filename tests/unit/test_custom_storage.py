@@ -178,7 +178,7 @@ def test_the_async_twins_work_too(storage: Storage, clock: Clock) -> None:
     asyncio.run(life())
 
 
-# ---- the record protocol, made of the storage's own methods --------------------------------------------
+# ---- the record protocol, made of the storage's own methods ------------------------------------------
 
 
 def test_R2_commits_of_different_keys_merge(storage: Storage) -> None:
@@ -348,7 +348,7 @@ def test_R2_threads_lose_no_change(storage: Storage) -> None:
     assert storage.get_size("a") == 101
 
 
-# ---- GoFrame's methods that a storage leaves out ----------------------------------------------------------
+# ---- GoFrame's methods that a storage leaves out -----------------------------------------------------
 
 
 def test_the_methods_a_storage_leaves_out_are_made_of_those_it_has(storage: Storage) -> None:
@@ -399,7 +399,7 @@ def test_keys_set_past_any_session_are_a_session(clock: Clock) -> None:
     assert storage.load_record("a", TTL) is None and storage.stats()["corrupt"] == 1
 
 
-# ---- touches ---------------------------------------------------------------------------------------------
+# ---- touches -----------------------------------------------------------------------------------------
 
 
 def test_R7_touches_are_throttled_and_write_no_data(clock: Clock) -> None:
@@ -427,7 +427,7 @@ def test_without_update_ttl_a_session_lives_from_its_last_write(clock: Clock) ->
     assert storage.load_record("a", TTL) is None
 
 
-# ---- failure ---------------------------------------------------------------------------------------------
+# ---- failure -----------------------------------------------------------------------------------------
 
 
 def test_R20_a_failing_storage_is_unavailable_and_never_empty(clock: Clock) -> None:
@@ -527,7 +527,7 @@ def test_R33_a_child_forked_while_a_lock_is_held_can_use_the_storage(clock: Cloc
         assert os.waitpid(pid, 0)[1] == 0
 
 
-# ---- the example -------------------------------------------------------------------------------------------
+# ---- the example -------------------------------------------------------------------------------------
 
 
 def test_the_example_runs_and_is_about_as_short_as_the_docs_say(tmp_path: Path) -> None:

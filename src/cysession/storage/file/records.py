@@ -13,9 +13,9 @@ confirm.
 
 import contextlib
 import itertools
+import logging
 import os
 import stat
-from collections.abc import Callable
 
 from cysession import codec
 from cysession._core import Record
@@ -26,6 +26,8 @@ from .locks import STRIPES
 from .seal import Sealer
 
 __all__ = ["TEMPORARY", "Files", "Place", "Stored", "stamp"]
+
+log = logging.getLogger("cysession.storage")
 
 TEMPORARY = ".tmp-"
 READ = (
@@ -92,6 +94,20 @@ def stamp(now: int, before: int) -> int:
     return now - now % TICK + before % TICK % (TICK - 1) + 1
 
 
+class Damage:
+    """Counts files that are no records, and reports each once, without its name."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._reported: set[str] = set()
+
+    def note(self, place: Place, reason: str) -> None:
+        self.count += 1
+        if place.name not in self._reported and len(self._reported) < 1000:
+            self._reported.add(place.name)
+            log.warning("a session file is unreadable and counts as missing: %s", reason)
+
+
 class Files:
     """Reads, writes and removes records. Knows nothing of time and locks; raises OSError."""
 
@@ -102,13 +118,12 @@ class Files:
         sync_file: bool,
         sync_dir: bool,
         sealer: Sealer | None,
-        on_corrupt: Callable[[Place, str], None],
     ) -> None:
         self._directory = directory
         self._sync_file = sync_file
         self._sync_dir = sync_dir
         self._sealer = sealer
-        self._on_corrupt = on_corrupt
+        self.damage = Damage()
         self._count = itertools.count()
         self.forget()
 
@@ -139,7 +154,7 @@ class Files:
         except OSError:
             if not self._is_link(place):
                 raise
-            self._on_corrupt(place, "a symbolic link")
+            self.damage.note(place, "a symbolic link")
             return None
         try:
             info = os.fstat(fd)
@@ -154,7 +169,7 @@ class Files:
             reason = str(error)
         finally:
             os.close(fd)
-        self._on_corrupt(place, reason)
+        self.damage.note(place, reason)
         return None
 
     def _is_link(self, place: Place) -> bool:

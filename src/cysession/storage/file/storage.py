@@ -8,7 +8,6 @@ in the middle of.
 
 import asyncio
 import itertools
-import logging
 import os
 import random
 import time
@@ -28,8 +27,6 @@ from .seal import Sealer
 from .sweeper import Sweeper
 
 __all__ = ["FileStorage"]
-
-log = logging.getLogger("cysession.storage")
 
 T = TypeVar("T")
 _births = itertools.count(random.randrange(1000))  # tells a file from one that was there before it
@@ -79,7 +76,6 @@ class FileStorage(Storage):
         self._places: dict[str, Place] = {}
         self._longest_ttl = 0
         self._sweeping = False  # whether the clean-up has been started
-        self._logged: set[str] = set()
         sealer = Sealer(keys) if keys else None
         self._directory = Directory(root, sync=self._full)
         self._locks = Locks(self._directory, float(lock_timeout))
@@ -88,7 +84,6 @@ class FileStorage(Storage):
             sync_file=self._flushes,
             sync_dir=self._full,
             sealer=sealer,
-            on_corrupt=self._count_corrupt,
         )
         self._sweeper = Sweeper(
             self._directory,
@@ -313,7 +308,7 @@ class FileStorage(Storage):
         corrupt: reads that met a torn, damaged or foreign record. expired, torn, orphans: files that the
         clean-up removed. passes: rounds of the clean-up. cached: records kept in memory now.
         """
-        return {"corrupt": self._corrupt, "cached": len(self._places), **self._sweeper.counts}
+        return {"corrupt": self._files.damage.count, "cached": len(self._places), **self._sweeper.counts}
 
     def close(self) -> None:
         """Stop the clean-up and close the files. Any use after this raises StorageUnavailable."""
@@ -356,12 +351,6 @@ class FileStorage(Storage):
 
     def _now_and_ttl(self) -> tuple[int, int]:
         return self.now_ns(), self._longest_ttl
-
-    def _count_corrupt(self, place: Place, reason: str) -> None:
-        self._corrupt += 1
-        if place.name not in self._logged and len(self._logged) < 1000:
-            self._logged.add(place.name)
-            log.warning("a session file was unreadable and counts as missing: %s", reason)
 
     def _begin_in_child(self) -> None:
         """After a fork: drop what other threads held and what must not be shared with the parent."""

@@ -15,6 +15,7 @@ import re
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -49,7 +50,7 @@ class Sweeper:
     ) -> None:
         self._directory = directory
         self._locks = locks
-        self._now_and_ttl = now_and_ttl
+        self._storage = weakref.WeakMethod(now_and_ttl)  # not to keep alive what keeps us
         self._every = every
         self._orphan_age = orphan_age
         self._driver = Driver("cysession-files", self._step)
@@ -63,6 +64,10 @@ class Sweeper:
         """In a forked child: a walk that the parent goes on with, and a lock that is the parent's."""
         self._busy = threading.Lock()
         self._end()
+
+    def _now_and_ttl(self) -> tuple[int, int]:
+        ask = self._storage()
+        return (0, 0) if ask is None else ask()  # (0, 0): for nobody, nothing expires
 
     def start(self) -> None:
         """Make sure that somebody cleans up. Cheap when somebody does."""
