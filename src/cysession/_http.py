@@ -68,7 +68,7 @@ class HttpOptions(TypedDict, total=False):
 class HttpPolicy:
     """How session ids travel over HTTP: immutable, one for an adapter, shared by all its requests."""
 
-    __slots__ = ("_cookie", "_key", "_new", "_sends", "_vary", "carrier", "manager")
+    __slots__ = ("_assignment", "_cookie", "_key", "_new", "_sends", "_vary", "carrier", "manager")
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class HttpPolicy:
             chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure)
             if chosen != (None, "/", None, "Lax", False, None, False):
                 raise ValueError("header= replaces the cookie: leave out cookie= and the cookie's attributes")
-            self._key = self.carrier = _checked_header(header)
+            self._key = self._assignment = self.carrier = _checked_header(header)
             self._vary = (b"vary", header.encode("ascii"))
             return
         name = DEFAULT_NAME if cookie is None else cookie
@@ -113,6 +113,7 @@ class HttpPolicy:
             max_age=cookie_max_age,
         )
         self._key = self._cookie.key
+        self._assignment = self._key + b"="
         self.carrier = b"cookie"  # the request header that carries ids
         self._vary = (b"vary", b"Cookie")
 
@@ -122,9 +123,14 @@ class HttpPolicy:
         """The session of a request with this carrier header. Reads nothing, unless there is a choice."""
         if carried is None:
             return self._new()
-        values = find_values(carried, self._key) if self._cookie is not None else self._values(carried)
+        if self._cookie is not None and carried.count(self._key) == 1:  # as nearly always: no choice
+            before, found, after = carried.partition(self._assignment)
+            if found and (not before or before.endswith(b"; ")):  # written as browsers write it
+                value = after.partition(b";")[0].strip(b" \t")
+                return self._new(value.decode("latin-1"))  # the session drops what is no id
+        values = self._values(carried)
         if len(values) == 1:
-            return self._new(values[0].decode("latin-1"))  # the session drops what is no id
+            return self._new(values[0].decode("latin-1"))
         sessions = self._candidates(values)
         if len(sessions) > 1:
             for session in sessions:
@@ -175,7 +181,14 @@ class HttpPolicy:
         state = session.cookie_state
         accessed = session.accessed
         if state == "keep" or not self._sends or (state == "drop" and not accessed):
-            return self._with_vary(list(headers)) if accessed else headers
+            if not accessed:
+                return headers
+            headers = list(headers)
+            for name, _ in headers:
+                if len(name) == 4 and name.lower() == b"vary":
+                    return self._with_vary(headers)
+            headers.append(self._vary)
+            return headers
         if self._cookie is None:
             line = (self._key, session.id.encode("ascii") if state == "set" else b"")
         else:
@@ -185,15 +198,10 @@ class HttpPolicy:
     def _with_vary(self, headers: list[Header]) -> list[Header]:
         """Vary keeps shared caches from giving this response to others. Some heed only one line of it, so a
         line that is there is extended."""
-        for name, _ in headers:
-            if len(name) == 4 and name.lower() == b"vary":
-                return self._with_longer_vary(headers)
-        headers.append(self._vary)
-        return headers
-
-    def _with_longer_vary(self, headers: list[Header]) -> list[Header]:
         ours = self._vary[1]
         lines = [place for place, (name, _) in enumerate(headers) if name.lower() == b"vary"]
+        if not lines:
+            return [*headers, self._vary]
         named = set().union(*(_directives(headers[place][1]) for place in lines))
         if named.isdisjoint((b"*", ours.lower())):
             name, value = headers[lines[-1]]
@@ -244,6 +252,13 @@ class Refusal(NamedTuple):
     reason: str
     headers: list[Header]
     body: bytes
+
+    def note(self, error: BaseException) -> None:
+        """Log why; what the app cannot see, somebody has to."""
+        if self.status >= 500:
+            log.error("answered %d in place of the app: %s", self.status, error, exc_info=error)
+        else:
+            log.info("answered %d in place of the app: %s", self.status, error)
 
 
 def _refusal(status: int, reason: str, text: str, *extra: Header) -> Refusal:

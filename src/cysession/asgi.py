@@ -14,7 +14,7 @@ Starlette and FastAPI hand that object out as `request.session`. No framework is
 
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ._http import HttpOptions, HttpPolicy, Refusal, log, refusal
 
@@ -37,10 +37,11 @@ class SessionMiddleware:
         self.app = app
         self.manager = manager
         self._policy = HttpPolicy(manager, **options)
+        self._does_io = manager.storage.does_io
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind not in _EXCHANGES:  # lifespan, and whatever may come
+        if kind != "http" and kind != "websocket":  # lifespan, and whatever may come
             return await self.app(scope, receive, send)
         policy = self._policy
         carrier = policy.carrier
@@ -51,18 +52,17 @@ class SessionMiddleware:
                     carried = policy.gather(scope["headers"])
                     break
                 carried = value
-        does_io = self.manager.storage.does_io
         try:
-            session = await policy.aopen(carried) if does_io else policy.open(carried)
+            session = await policy.aopen(carried) if self._does_io else policy.open(carried)
         except Exception as error:
             if (answer := refusal(error)) is None:
                 raise
-            return await _answer(scope, send, answer)
+            return await _answer(scope, send, answer, error)
         scope["session"] = session
-        exchange = _EXCHANGES[kind](policy, session, does_io, scope, send)
+        exchange = (_Request if kind == "http" else _Socket)(policy, session, self._does_io, scope, send)
         try:
             await self.app(scope, receive, exchange.send)
-            if not exchange.complete:
+            if not exchange.started or kind == "websocket":
                 await exchange.finish()
         except BaseException as error:
             if not await exchange.fail(error):
@@ -71,95 +71,103 @@ class SessionMiddleware:
 
 
 class _Exchange:
-    """One HTTP request: passes the app's messages on and commits the session before the headers leave."""
+    """What the middleware keeps of one request: it ends the session in the right way and in time."""
 
-    __slots__ = ("_does_io", "_policy", "_scope", "_send", "_session", "_started", "complete", "refused")
+    __slots__ = ("does_io", "forward", "policy", "refused", "scope", "session", "started")
 
     def __init__(
-        self, policy: HttpPolicy, session: "Session", does_io: bool, scope: Scope, send: Send
+        self, policy: HttpPolicy, session: "Session", does_io: bool, scope: Scope, forward: Send
     ) -> None:
-        self._policy = policy
-        self._session = session
-        self._does_io = does_io
-        self._scope = scope
-        self._send = send
-        self._started = False  # the response headers are leaving or have left
-        self.complete = False  # they have left, and the session is committed
-        self.refused: Exception | None = None  # why this class answered instead of the app
+        self.policy = policy
+        self.session = session
+        self.does_io = does_io
+        self.scope = scope
+        self.forward = forward  # to the server
+        self.started = False  # the response headers are leaving or have left
+        self.refused: Exception | None = None  # why the middleware answered instead of the app
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Takes what the app sends."""
+        raise NotImplementedError
+
+    async def finish(self) -> None:
+        """The app has returned; an HTTP app without an answer."""
+        raise NotImplementedError
+
+    async def fail(self, error: BaseException) -> bool:
+        """The app raised or was cancelled. Returns whether the client has its answer all the same."""
+        self.leave(error)
+        if self.refused is not None:
+            return error is self.refused
+        answer = None if self.started else refusal(error)
+        if answer is None:
+            return False
+        self.started = True
+        await _answer(self.scope, self.forward, answer, error)
+        return True
+
+    async def refuse(self, error: Exception) -> None:
+        """The commit failed. The client is answered from here or by the app, which learns why in any case."""
+        self.leave(error)
+        answer = refusal(error)
+        if answer is None:
+            self.started = False  # the app may still send an error page
+        else:
+            self.refused = error
+            await _answer(self.scope, self.forward, answer, error)
+        raise error
+
+    def leave(self, error: BaseException) -> None:
+        """End the session as a with block does on an exception: no commit, no I/O, and no later writes."""
+        self.session.__exit__(type(error), error, error.__traceback__)
+
+    def dressed(self, message: Message) -> Message:
+        headers = message.get("headers", ())
+        dressed = self.policy.dress(self.session, headers)
+        return message if dressed is headers else dict(message, headers=dressed)
+
+
+class _Request(_Exchange):
+    """One HTTP request: the session is committed just before the response headers leave."""
+
+    __slots__ = ()
 
     def send(self, message: Message) -> Awaitable[None]:
         # Not `async`: with a storage in memory no message of the app costs a coroutine of ours.
         if self.refused is not None:
             return _nothing()
-        if self._started or message["type"] != "http.response.start":
-            return self._send(message)
-        self._started = True
-        if self._does_io:
+        if self.started or message["type"] != "http.response.start":
+            return self.forward(message)
+        self.started = True
+        if self.does_io:
             return self._acommit(message)
         try:
             if message["status"] >= 500:
                 self._drop_changes(message)
-            self._session.close()
+            self.session.close()
         except Exception as error:
-            return self._refuse(error)
-        self.complete = True
-        headers = message.get("headers", ())
-        dressed = self._policy.dress(self._session, headers)
-        return self._send(message if dressed is headers else {**message, "headers": dressed})
+            return self.refuse(error)
+        return self.forward(self.dressed(message))
 
     async def _acommit(self, message: Message) -> None:
         try:
             if message["status"] >= 500:
                 self._drop_changes(message)
-            await self._session.aclose()
+            await self.session.aclose()
         except Exception as error:
-            await self._refuse(error)
-        self.complete = True
-        await self._send(self._dressed(message))
+            await self.refuse(error)
+        await self.forward(self.dressed(message))
 
     def _drop_changes(self, message: Message) -> None:
         """A server error commits nothing, like an exception. A plain 500 because of a failed storage is not
         sent either: its cause is raised again and becomes the 503."""
-        self._session.discard()
+        self.session.discard()
         cause = sys.exception()
         if cause is not None and message["status"] == 500 and refusal(cause) is not None:
             raise cause
 
-    def _dressed(self, message: Message) -> Message:
-        headers = message.get("headers", ())
-        dressed = self._policy.dress(self._session, headers)
-        return message if dressed is headers else {**message, "headers": dressed}
-
-    async def _refuse(self, error: Exception) -> None:
-        """The commit failed. The client is answered from here or by the app, which learns why in any case."""
-        self._leave(error)
-        answer = refusal(error)
-        if answer is None:
-            self._started = False  # the app may still send an error page
-        else:
-            self.refused = error
-            await _answer(self._scope, self._send, answer)
-        raise error
-
-    def _leave(self, error: BaseException) -> None:
-        """End the session as a with block does on an exception: no commit, no I/O, and no later writes."""
-        self._session.__exit__(type(error), error, error.__traceback__)
-
     async def finish(self) -> None:
-        """The app returned without an answer: there is no success to commit."""
-        self._session.discard()
-
-    async def fail(self, error: BaseException) -> bool:
-        """The app raised or was cancelled. Returns whether the client has its answer all the same."""
-        self._leave(error)
-        if self.refused is not None:
-            return error is self.refused
-        answer = None if self._started else refusal(error)
-        if answer is None:
-            return False
-        self._started = True
-        await _answer(self._scope, self._send, answer)
-        return True
+        self.session.discard()
 
 
 class _Socket(_Exchange):
@@ -168,58 +176,52 @@ class _Socket(_Exchange):
     __slots__ = ("_told",)
 
     def __init__(
-        self, policy: HttpPolicy, session: "Session", does_io: bool, scope: Scope, send: Send
+        self, policy: HttpPolicy, session: "Session", does_io: bool, scope: Scope, forward: Send
     ) -> None:
-        super().__init__(policy, session, does_io, scope, send)
+        super().__init__(policy, session, does_io, scope, forward)
         self._told: str | None = None  # the id that the handshake handed out
 
     async def send(self, message: Message) -> None:
         if self.refused is not None:
             return
-        kind = message["type"]
-        if not self._started and kind in ("websocket.accept", "websocket.http.response.start"):
-            self._started = True
+        if not self.started and message["type"] in ("websocket.accept", "websocket.http.response.start"):
+            self.started = True
             try:
-                await self._asave()
+                await self._save()
             except Exception as error:
-                await self._refuse(error)
-            if self._session.cookie_state == "set":
-                self._told = self._session.id
-            message = self._dressed(message)
-        await self._send(message)
+                await self.refuse(error)
+            if self.session.cookie_state == "set":
+                self._told = self.session.id
+            message = self.dressed(message)
+        await self.forward(message)
 
-    async def _asave(self) -> None:
-        if self._does_io:
-            await self._session.asave()
+    async def _save(self) -> None:
+        if self.does_io:
+            await self.session.asave()
         else:
-            self._session.save()
-
-    def _leave(self, error: BaseException) -> None:
-        """End the session as a with block does on an exception: no commit, no I/O, and no later writes."""
-        self._session.__exit__(type(error), error, error.__traceback__)
+            self.session.save()
 
     async def finish(self) -> None:
-        """The handler returned: commit what changed since the handshake."""
-        if self._session.is_dirty and self._session.is_new:
+        """Commit what changed since the handshake."""
+        session = self.session
+        if session.is_dirty and session.is_new:
             log.warning(
-                "a session begun after the websocket handshake was dropped: its id cannot be sent any more"
+                "a session begun after a websocket handshake was dropped: its id cannot be sent any more"
             )
-            self._session.discard()
-        await self._asave()
-        if self._session.cookie_state == "set" and self._session.id != self._told:
+            session.discard()
+        await self._save()
+        if session.cookie_state == "set" and session.id != self._told:
             log.warning(
-                "a session got a new id after the websocket handshake: the browser cannot learn it any more"
+                "a session got a new id after a websocket handshake: the browser cannot learn it any more"
             )
-
-
-_EXCHANGES: Final = {"http": _Exchange, "websocket": _Socket}
 
 
 async def _nothing() -> None:
-    """Where the app's messages go after this module has answered."""
+    """Where the app's messages go after the middleware has answered."""
 
 
-async def _answer(scope: Scope, send: Send, answer: Refusal) -> None:
+async def _answer(scope: Scope, send: Send, answer: Refusal, error: BaseException) -> None:
+    answer.note(error)
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
