@@ -449,7 +449,7 @@ def test_a_new_id_after_the_handshake_is_reported(manager: Manager, caplog: pyte
         await scope["session"].aregenerate_id()
 
     ws(app, manager, cookie(live(manager)))
-    assert "new id after the websocket handshake" in caplog.text
+    assert "new id after a websocket handshake" in caplog.text
 
 
 @pytest.mark.parametrize("storage", [DirectStorage, WaitingStorage])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -618,6 +619,17 @@ def test_R3_R20_a_failed_commit_is_503_and_not_200(storage: type[DictStorage], m
         assert stored(manager) == 1
 
 
+def test_R20_S20_why_it_was_503_stands_in_the_log(
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Manager(storage=DirectStorage()) as manager:
+        manager.storage.broken = True  # type: ignore[attr-defined]
+        make_site(read, manager=manager).request(cookie(STRANGER))
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "answered 503" in record.message and "the storage is down" in caplog.text
+    assert STRANGER not in caplog.text
+
+
 def test_R20_an_app_that_never_looks_does_not_notice(make_site: MakeSite) -> None:
     with Manager(storage=DirectStorage()) as manager:
         manager.storage.broken = True  # type: ignore[attr-defined]
@@ -690,6 +702,14 @@ def test_S10_cookie_and_header_are_never_both_accepted(make_site: MakeSite) -> N
         make_site(read).request([(b"x", session_id.encode()), (b"__host-id", session_id.encode())]).body
         == b"nobody"
     )
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b" ", b";", b",", b"x-session-id", b"x-session-id=", b"\xff", b"a" * 100_000]
+)
+def test_S10_odd_header_values_are_no_ids(make_site: MakeSite, value: bytes) -> None:
+    reply = make_site(read, header="X-Session-Id").request([(SID, value)])
+    assert reply.status == 200 and reply.body == b"nobody"
 
 
 def test_S10_S16_of_two_headers_the_live_id_counts(make_site: MakeSite) -> None:
