@@ -256,6 +256,32 @@ def test_V9_malformed_and_huge_cookie_headers_change_nothing(make_site: MakeSite
         assert make_site(read).request([(b"cookie", header)]).body == b"1"
 
 
+@pytest.mark.parametrize(
+    ("header", "ours"),
+    [
+        (b"__Host-id=%b", True),
+        (b"a=1;__Host-id=%b;b=2", True),
+        (b"a=1; \t__Host-id \t= \t%b \t; b=2", True),
+        (b"__Host-id=%b ;", True),
+        (b"x__Host-id=%b", False),
+        (b"=__Host-id=%b", False),  # S18, CVE-2023-23934
+        (b"a=1; =__Host-id=%b", False),
+        (b"a=1 __Host-id=%b", False),
+        (b"a=; b; c__Host-id=%b", False),
+        (b"__Host-idx=%b", False),
+        (b"__host-id=%b", False),
+        (b"__Host-id==%b", False),
+        (b"__Host-id=%b x", False),
+        (b'__Host-id="%b"', False),
+        (b"__Host-id: %b", False),
+    ],
+)
+def test_V9_S18_only_the_exact_name_carries_a_live_id(make_site: MakeSite, header: bytes, ours: bool) -> None:
+    session_id = begin(make_site).encode()
+    reply = make_site(read).request([(b"cookie", header % session_id)])
+    assert reply.body == (b"1" if ours else b"nobody")
+
+
 # -- several cookies (S16) --------------------------------------------------------------------------------
 
 
@@ -708,8 +734,9 @@ def test_S10_cookie_and_header_are_never_both_accepted(make_site: MakeSite) -> N
     "value", [b"", b" ", b";", b",", b"x-session-id", b"x-session-id=", b"\xff", b"a" * 100_000]
 )
 def test_S10_odd_header_values_are_no_ids(make_site: MakeSite, value: bytes) -> None:
-    reply = make_site(read, header="X-Session-Id").request([(SID, value)])
-    assert reply.status == 200 and reply.body == b"nobody"
+    site = make_site(read, header="X-Session-Id")
+    for odd in (value, b"x" + value + begin(make_site).encode(), SID + begin(make_site).encode()):
+        assert site.request([(SID, odd)]).body == b"nobody"
 
 
 def test_S10_S16_of_two_headers_the_live_id_counts(make_site: MakeSite) -> None:
