@@ -145,13 +145,15 @@ class HttpPolicy:
         return self._choose(sessions)
 
     def gather(self, headers: Iterable[Header]) -> bytes:
-        """All carrier headers of a request as one: HTTP/2 splits the Cookie header into crumbs."""
-        return b"; ".join([value for name, value in headers if name == self.carrier])
+        """All carrier headers of a request as one. HTTP/2 splits the Cookie header into crumbs; others are
+        joined by what no header can hold."""
+        joint = b"; " if self._cookie is not None else b"\n"
+        return joint.join([value for name, value in headers if name == self.carrier])
 
     def _values(self, carried: bytes) -> list[bytes]:
         if self._cookie is not None:
             return find_values(carried, self._key)
-        return [value.strip() for value in carried.split(b";", MAX_CANDIDATES)[:MAX_CANDIDATES]]
+        return [value.strip(b" \t") for value in carried.split(b"\n", MAX_CANDIDATES)[:MAX_CANDIDATES]]
 
     def _candidates(self, values: list[bytes]) -> list["Session"]:
         ids = dict.fromkeys(value.decode("latin-1") for value in values)
