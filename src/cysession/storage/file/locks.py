@@ -17,7 +17,7 @@ from .directory import CONTROL, Directory
 __all__ = ["STRIPES", "Locks"]
 
 STRIPES = 64
-OPEN_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_LOCK = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # read-only: nobody keeps the disk busy
 
 
 class Locks:
@@ -55,10 +55,12 @@ class Locks:
             raise
 
     def release(self, stripe: int) -> None:
+        fd = self._files[stripe]
         try:
-            fd = self._files[stripe]
             if fd >= 0:  # closed meanwhile: released with it
                 fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            self._close(stripe)  # which releases it too
         finally:
             self._threads[stripe].release()
 

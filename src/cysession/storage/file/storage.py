@@ -7,6 +7,7 @@ in the middle of.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -267,7 +268,11 @@ class FileStorage(Storage):
             else:
                 self._files.remove(place)
         except BaseException:
-            self._files.remove(target)
+            # Take the new record back if the old one is still there; it is not if only a flush has failed.
+            with contextlib.suppress(OSError):
+                still = self._files.look(place)
+                if still is not None and still.alias is None:
+                    self._files.remove(target)
             raise
 
     # ---- the same for event loops: what may wait for the disk goes to a thread -----------------------

@@ -132,12 +132,9 @@ class Sweeper:
         fd = os.open(f"{CONTROL}/sweep", OPEN_LOCK, 0o600, dir_fd=self._directory.fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            info = os.fstat(fd)
-            resting = info.st_size > 0 and 0 <= time.time() - info.st_mtime < self._every / 2
-            if resting and not eager:
+            ended = os.fstat(fd).st_mtime  # of a new file: nothing can have expired yet
+            if not eager and 0 <= time.time() - ended < self._every / 2:
                 raise BlockingIOError
-            if not info.st_size:  # from the first round on, its time says when the last one ended
-                os.write(fd, b"\n")
         except BaseException as error:
             os.close(fd)
             if isinstance(error, BlockingIOError):
