@@ -10,8 +10,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -73,6 +74,17 @@ class Steps:
         return storage.rename_record(old_id, new_id, base, ttl, grace)
 
 
+@contextmanager
+def _on_fire(storage: Storage) -> Iterator[None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is on fire")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in storage.overrides:
+            patch.setattr(storage, name, fail)
+        yield
+
+
 class Kit:
     """One test: a storage from `make_storage`, managers over it, and a clock."""
 
@@ -120,30 +132,46 @@ class Kit:
         """Damage the stored bytes of this session, if there are such bytes. False: cannot be done here."""
         return False
 
+    def out_of_order(self, storage: Storage) -> AbstractContextManager[object] | None:
+        """While this context lasts, whatever the storage reads or writes fails; None: cannot be done here.
+
+        By default the methods of a storage that does not bring the record protocol itself raise OSError.
+        """
+        if type(storage).load_record is not Storage.load_record:
+            return None
+        return _on_fire(storage)
+
     # ---- the life of a test ------------------------------------------------------------------------------
 
     steps: Steps = Steps()
     clock: FakeClock
-    directory: Path
     storage: Storage
     manager: Manager
 
     @pytest.fixture(autouse=True)
-    def _storage_contract(self, tmp_path: Path) -> Iterator[None]:
-        with self.running(tmp_path):
+    def _storage_contract(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with self.running(lambda: tmp_path_factory.mktemp("storage")):
             yield
 
     @contextmanager
-    def running(self, directory: Path) -> Iterator[None]:
+    def running(self, make_directory: Callable[[], Path]) -> Iterator[None]:
         """Everything a rule needs, for as long as it runs."""
-        self.directory = directory
+        self._make_directory = make_directory
         self.clock = FakeClock()
+        self.clock.advance(0.5)  # a storage that counts whole seconds is to be found out
         self.storage = self.make_storage()
         try:
             self.manager = self.new_manager()
             yield
         finally:
             self.teardown_storage(self.storage)
+
+    _make_directory: Callable[[], Path]
+
+    @cached_property
+    def directory(self) -> Path:
+        """A fresh directory of this test's own, made when it is first asked for."""
+        return self._make_directory()
 
     def new_manager(
         self,
@@ -252,6 +280,14 @@ class Kit:
     def tick(self) -> int:
         """The resolution of deadlines, in milliseconds."""
         return 1 if self.millisecond_expiry else 1000
+
+    def wait_almost(self, seconds: float) -> None:
+        """Until the last moment at which a deadline in `seconds` has certainly not come."""
+        self.clock.advance(seconds, ms=-self.tick)
+
+    def wait_out(self, seconds: float) -> None:
+        """Until the first moment at which it certainly has come: then and there, where milliseconds count."""
+        self.clock.advance(seconds, ms=0 if self.millisecond_expiry else self.tick)
 
     def needs_clock(self) -> None:
         if not self.follows_clock:

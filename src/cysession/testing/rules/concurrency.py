@@ -1,5 +1,6 @@
 """Rules 4, 5 and 11 under real concurrency, and in every order that two clients can take their steps in."""
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -9,7 +10,7 @@ import pytest
 
 from ...errors import SessionGone
 from ...session import Session
-from ..kit import TTL, Kit
+from ..kit import PATIENCE, TTL, Kit
 from ..schedules import Schedule, Step, World, describe, schedules
 
 __all__ = ["InterleavingRules", "ProcessRules", "ThreadRules"]
@@ -173,20 +174,27 @@ class ThreadRules(Kit):
 
     def test_no_thread_brings_back_what_another_destroyed(self) -> None:
         """V5, R1, R32"""
-        for _ in range(self.rounds):
+        for _ in range(2 * self.rounds):
             session_id = self.stored(user="anna")
-            late = partial(self.write_until_gone, session_id)
-            self.in_threads(late, late, partial(self.destroy, self.open(session_id)))
+            begun = threading.Event()
+            late = partial(self.write_until_gone, session_id, begun)
+            self.in_threads(late, late, partial(self.destroy_when, begun, session_id))
             assert self.read(session_id) is None
 
-    def write_until_gone(self, session_id: str) -> None:
+    def write_until_gone(self, session_id: str, begun: threading.Event) -> None:
         with suppress(SessionGone):
-            for number in range(self.rounds):
+            for number in range(1000):
                 session = self.open(session_id)
                 if session.is_new:
                     return
                 session["page"] = number
                 self.save(session)
+                begun.set()
+        begun.set()
+
+    def destroy_when(self, begun: threading.Event, session_id: str) -> None:
+        begun.wait(PATIENCE)
+        self.destroy(self.manager.new(session_id))
 
     def test_one_of_many_rotations_wins(self) -> None:
         """S5, R32: one session never becomes two."""

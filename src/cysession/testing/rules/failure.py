@@ -1,12 +1,12 @@
 """Rule 9: a storage that fails is not an empty session. Nothing is made up, lost or half done."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
 from ...errors import StorageUnavailable
 from ...session import Session
-from ...storage import Storage
 from ..faults import FaultyStorage
 from ..kit import TTL, Kit
 
@@ -32,7 +32,7 @@ class FailureRules(Kit):
         with pytest.raises(StorageUnavailable):
             do()
 
-    # ---- load --------------------------------------------------------------------------------------------
+    # ---- load ------------------------------------------------------------------------------------------
 
     def test_a_failed_load_is_not_an_empty_session(self) -> None:
         """R20"""
@@ -112,7 +112,7 @@ class FailureRules(Kit):
         assert session.id == session_id
         assert session.get_map() == {"user": "anna"}
 
-    # ---- create ------------------------------------------------------------------------------------------
+    # ---- create ----------------------------------------------------------------------------------------
 
     def test_a_failed_create_surfaces_and_stores_nothing(self) -> None:
         session = self.started()
@@ -138,7 +138,7 @@ class FailureRules(Kit):
         self.save(session)
         assert self.read(session.id) == {"user": "anna"}
 
-    # ---- commit ------------------------------------------------------------------------------------------
+    # ---- commit ----------------------------------------------------------------------------------------
 
     def test_a_failed_commit_surfaces_and_leaves_the_stored_session_intact(self) -> None:
         """R10"""
@@ -185,7 +185,7 @@ class FailureRules(Kit):
         self.save(session)
         assert self.read(session.id) == {"user": "anna", "page": 1, "lang": "en"}
 
-    # ---- touch -------------------------------------------------------------------------------------------
+    # ---- touch -----------------------------------------------------------------------------------------
 
     def test_a_failed_touch_surfaces_and_leaves_the_stored_session_intact(self) -> None:
         """R20"""
@@ -195,7 +195,7 @@ class FailureRules(Kit):
         self.fails(lambda: self.save(session))
         assert self.read(session.id) == {"user": "anna"}
 
-    # ---- delete ------------------------------------------------------------------------------------------
+    # ---- delete ----------------------------------------------------------------------------------------
 
     def test_a_failed_destroy_surfaces(self) -> None:
         """V14: nobody is told that they are logged out while they are not."""
@@ -223,7 +223,7 @@ class FailureRules(Kit):
         self.destroy(session)
         assert self.read(session_id) is None
 
-    # ---- rename ------------------------------------------------------------------------------------------
+    # ---- rename ----------------------------------------------------------------------------------------
 
     def test_a_failed_rotation_surfaces_and_leaves_the_old_id_alive(self) -> None:
         session_id = self.stored(user="anna")
@@ -241,28 +241,58 @@ class FailureRules(Kit):
         assert self.read(self.rotate(session)) == {"user": "anna"}
         assert self.read(session_id) is None
 
-    # ---- the storage's own errors ------------------------------------------------------------------------
+    # ---- the storage itself, out of order --------------------------------------------------------------
 
-    def test_an_error_inside_a_simple_storage_is_storage_unavailable(self) -> None:
-        """R20: of whatever class it is, and with its cause."""
-        if type(self.storage).load_record is not Storage.load_record:
-            pytest.skip("this storage brings the record protocol itself")
+    def broken_down(self) -> AbstractContextManager[object]:
+        context = self.out_of_order(self.storage)
+        if context is None:
+            pytest.skip("out_of_order() does not say how this storage can be made to fail")
+        return context
+
+    def test_a_read_from_a_storage_out_of_order_is_no_empty_session(self) -> None:
+        """R20: whatever class its own error is of."""
         session_id = self.stored(user="anna")
-        session = self.open(session_id)
-        session["user"] = "bert"
-        with pytest.MonkeyPatch.context() as patch:
-            for name in self.storage.overrides:
-                patch.setattr(self.storage, name, on_fire)
-            for do in (
-                lambda: self.open(session_id),
-                lambda: self.save(session),
-                lambda: self.destroy(session),
-            ):
-                with pytest.raises(StorageUnavailable) as raised:
-                    do()
-                assert isinstance(raised.value.__cause__, OSError)
+        with self.broken_down():
+            self.fails(lambda: self.open(session_id))
         assert self.read(session_id) == {"user": "anna"}
 
+    def test_an_unknown_id_of_a_storage_out_of_order_is_not_new(self) -> None:
+        """R20: nobody can tell."""
+        with self.broken_down():
+            self.fails(lambda: self.open(self.unknown_id()))
 
-def on_fire(*_: object, **__: object) -> None:
-    raise OSError("the disk is on fire")
+    def test_a_commit_to_a_storage_out_of_order_surfaces_and_changes_nothing(self) -> None:
+        """R10, R20"""
+        session = self.open(self.stored(user="anna"))
+        session["user"] = "bert"
+        with self.broken_down():
+            self.fails(lambda: self.save(session))
+        assert self.read(session.id) == {"user": "anna"}
+        self.save(session)
+        assert self.read(session.id) == {"user": "bert"}
+
+    def test_a_create_in_a_storage_out_of_order_surfaces(self) -> None:
+        session = self.open()
+        session["user"] = "anna"
+        with self.broken_down():
+            self.fails(lambda: self.save(session))
+        self.save(session)
+        assert self.read(session.id) == {"user": "anna"}
+
+    def test_a_destroy_in_a_storage_out_of_order_surfaces(self) -> None:
+        """V14"""
+        session_id = self.stored(user="anna")
+        session = self.open(session_id)
+        with self.broken_down():
+            self.fails(lambda: self.destroy(session))
+        assert self.read(session_id) == {"user": "anna"}
+        self.destroy(session)
+        assert self.read(session_id) is None
+
+    def test_a_rotation_in_a_storage_out_of_order_surfaces_and_keeps_the_old_id(self) -> None:
+        session_id = self.stored(user="anna")
+        session = self.open(session_id)
+        with self.broken_down():
+            self.fails(lambda: self.rotate(session))
+        assert self.read(session_id) == {"user": "anna"}
+        assert self.read(self.rotate(session)) == {"user": "anna"}

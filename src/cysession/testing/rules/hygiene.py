@@ -139,7 +139,7 @@ class HygieneRules(Kit):
         self.read(damaged)
         ids.append(damaged)
         expired = self.stored(user="carl")
-        self.clock.advance(2 * TTL)
+        self.wait_out(2 * TTL)
         self.read(expired)
         return [*ids, expired]
 

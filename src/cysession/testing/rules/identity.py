@@ -73,7 +73,7 @@ class IdRules(Kit):
         """S3, V2: an expired id is an unknown id."""
         self.needs_clock()
         session_id = self.stored(user="anna")
-        self.clock.advance(TTL)
+        self.wait_out(TTL)
         session = self.open(session_id)
         session["user"] = "bert"
         self.save(session)

@@ -93,7 +93,7 @@ class ProtocolRules(Kit):
     def test_create_takes_an_id_that_has_expired(self) -> None:
         self.needs_clock()
         self.created(user="anna")
-        self.clock.advance(TTL)
+        self.wait_out(TTL)
         assert self.create(self.built(user="bert"))
         assert self.data() == {"user": "bert"}
 
@@ -136,7 +136,7 @@ class ProtocolRules(Kit):
         record = self.created(user="anna")
         self.clock.advance(TTL / 2)
         assert self.touch(record)
-        self.clock.advance(TTL, ms=-self.tick)
+        self.wait_almost(TTL)
         assert self.fetch() is not None
 
     # ---- commit ------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class ProtocolRules(Kit):
         """S6: not of some default of the storage."""
         self.needs_clock()
         self.rename(self.created(user="anna"))
-        self.clock.advance(TTL)
+        self.wait_out(TTL)
         assert self.fetch(NEW_ID) is None
 
     def test_rename_of_a_missing_record_answers_none(self) -> None:
@@ -361,7 +361,7 @@ class ProtocolRules(Kit):
         session_id = self.stored(user="anna")
         self.clock.advance(TTL / 2)
         assert self.storage.update_ttl(session_id, TTL)
-        self.clock.advance(TTL, ms=-self.tick)
+        self.wait_almost(TTL)
         assert self.exists(session_id)
 
     def test_update_ttl_of_an_unknown_id_answers_false_and_stores_nothing(self) -> None:
