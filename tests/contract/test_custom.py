@@ -1,7 +1,13 @@
 """Storages that a user writes keep the contract: the base class makes up for all that they do not do."""
 
+import time
+
 from cysession import Record, Storage
 from cysession.testing import AsyncStorageContract, StorageContract
+from cysession.testing.rules.concurrency import InterleavingRules
+from cysession.testing.rules.expiry import ExpiryRules
+from cysession.testing.rules.protocol import ProtocolRules
+from cysession.testing.rules.rotation import GraceRules
 from examples.custom_storage import SqliteStorage
 
 
@@ -40,6 +46,13 @@ class UntouchedStorage(DictStorage):
     update_ttl = Storage.update_ttl
 
 
+class StorageOfAnotherClock(DictStorage):
+    """As on a server, whose time no test can turn."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
 class TestSqliteStorage(StorageContract):
     max_steps = 5
 
@@ -68,9 +81,17 @@ class TestDictStorageAsync(AsyncStorageContract):
         return DictStorage()
 
 
-class TestStorageWithoutTouch(StorageContract):
+class TestStorageWithoutTouch(ExpiryRules, GraceRules, InterleavingRules, ProtocolRules):
     max_steps = 5
     slides_on_use = False
 
     def make_storage(self) -> Storage:
         return UntouchedStorage()
+
+
+class TestStorageOfAnotherClock(ExpiryRules, GraceRules, InterleavingRules, ProtocolRules):
+    max_steps = 5
+    follows_clock = False
+
+    def make_storage(self) -> Storage:
+        return StorageOfAnotherClock()
