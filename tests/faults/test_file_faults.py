@@ -234,7 +234,7 @@ def test_R20_a_failing_disk_never_looks_like_an_empty_session(
 
 
 def test_R11_after_a_power_cut_a_session_is_old_or_new_and_full_is_there(tmp_path: Path) -> None:
-    """The image of a mounted ext4 is copied while it is in use, and the copy is mounted: what a cut leaves."""
+    """The image of a mounted ext4 is copied while in use, and the copy mounted: what a power cut leaves."""
     if os.geteuid() != 0:
         pytest.fail("this test mounts an ext4 image: run it as root, as CI does")
     image, disk, copy = tmp_path / "image", tmp_path / "disk", tmp_path / "copy"
