@@ -336,8 +336,12 @@ class ProtocolRules(Kit):
         assert self.read(session_id) == {"user": "anna", "page": 1, "lang": "en"}
         assert self.storage.get(session_id, "user") == "anna"
         assert self.storage.get(session_id, "theme", "light") == "light"
-        assert self.storage.get_map(session_id) == {"user": "anna", "page": 1, "lang": "en"}
-        assert self.storage.get_size(session_id) == 3
+
+    def test_direct_reads_show_the_sessions_data_and_nothing_else(self) -> None:
+        self.needs_made_reads()
+        session_id = self.stored(user="anna", page=1)
+        assert self.storage.get_map(session_id) == {"user": "anna", "page": 1}
+        assert self.storage.get_size(session_id) == 2
 
     def test_remove_all_destroys_the_session(self) -> None:
         session_id = self.stored(user="anna")
