@@ -1,6 +1,8 @@
 """Storages that a user writes keep the contract: the base class makes up for all that they do not do."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from cysession import Record, Storage
 from cysession.testing import AsyncStorageContract, StorageContract
@@ -51,6 +53,56 @@ class StorageOfAnotherClock(DictStorage):
 
     def now(self) -> float:
         return time.monotonic()
+
+
+class KeyedStorage(Storage):
+    """Every key for itself, as in GoFrame's hash table."""
+
+    does_io = False
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, dict[str, Any]] = {}
+        self.ends: dict[str, float] = {}
+
+    def now(self) -> float:
+        return self.now_ns() / 1e9
+
+    def get_map(self, session_id: str) -> dict[str, Any]:
+        if self.ends.get(session_id, 0.0) <= self.now():
+            return {}
+        return dict(self.sessions.get(session_id, {}))  # another thread may have removed it
+
+    def set_map(self, session_id: str, mapping: Mapping[str, Any], ttl: float) -> None:
+        stored = {**self.get_map(session_id), **mapping}
+        self.sessions[session_id], self.ends[session_id] = stored, self.now() + ttl
+
+    def remove(self, session_id: str, *keys: str) -> None:
+        for key in keys:
+            self.sessions.get(session_id, {}).pop(key, None)
+
+    def remove_all(self, session_id: str) -> bool:
+        self.ends.pop(session_id, None)
+        return self.sessions.pop(session_id, None) is not None
+
+    def update_ttl(self, session_id: str, ttl: float) -> bool:
+        if not self.get_map(session_id):
+            return False
+        self.ends[session_id] = self.now() + ttl
+        return True
+
+
+class TestKeyedStorage(StorageContract):
+    max_steps = 5
+
+    def make_storage(self) -> Storage:
+        return KeyedStorage()
+
+
+class TestKeyedStorageAsync(AsyncStorageContract):
+    max_steps = 4
+
+    def make_storage(self) -> Storage:
+        return KeyedStorage()
 
 
 class TestSqliteStorage(StorageContract):

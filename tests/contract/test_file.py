@@ -13,7 +13,7 @@ from cysession.ids import storage_key
 from cysession.testing import AsyncStorageContract, StorageContract
 from cysession.testing.kit import Kit
 
-CALLS = "open stat rename replace unlink link utime write fsync fdatasync read fstat mkdir".split()
+CALLS = ("open", "read", "write", "stat", "fstat", "rename", "unlink", "utime", "mkdir", "fsync", "fdatasync")
 
 
 @contextmanager

@@ -809,6 +809,12 @@ class EarlierOldIdsFollowForEver(ReferenceStorage):
                 slot.alias = new_id
 
 
+@caught_by("direct_reads_show_the_sessions_data_and_nothing_else")
+class ShowsWhatItKeepsBesideTheData(ReferenceStorage):
+    def get_map(self, session_id: str) -> dict[str, Any]:
+        return {**super().get_map(session_id), "ends": 0}
+
+
 @caught_by("an_old_id_shows_nothing_but_the_sessions_data")
 class ShowsWhereTheSessionWent(ReferenceStorage):
     def get_map(self, session_id: str) -> dict[str, Any]:

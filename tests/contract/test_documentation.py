@@ -1,0 +1,70 @@
+"""docs/storage_contract.md: its examples run as they stand, and a mistake in the first one is found."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cysession.testing.schedules import schedules
+
+PAGE = (Path(__file__).parents[2] / "docs" / "storage_contract.md").read_text(encoding="utf-8")
+STORAGE, APPLICATION = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+exec(compile(STORAGE, "storage_contract.md: a full example", "exec"))  # TestMyStorage and TestMyStorageAsync
+
+
+def run_pytest(directory: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """What a user sees who puts this into a file and runs pytest."""
+    (directory / "test_my_storage.py").write_text(source)
+    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(directory), "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(
+        [*command, *options, "test_my_storage.py"],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+EXPIRY = "TestMyStorage and not Async and at_its_ttl"
+
+
+def test_the_example_is_a_test_file(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, STORAGE, "-k", EXPIRY)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_a_mistake_in_the_example_is_found_and_explained(tmp_path: Path) -> None:
+    broken = STORAGE.replace("round(ttl * 1e9)", "round(ttl * 1e10)")
+    assert broken != STORAGE
+    done = run_pytest(tmp_path, broken, "-k", EXPIRY)
+    assert done.returncode == 1
+    assert "test_a_session_is_gone_at_its_ttl" in done.stdout
+    assert (
+        "assert {'user': 'anna'} is None" in done.stdout
+    )  # shown by pytest, which rewrote the kit's asserts
+
+
+def test_the_example_for_applications_runs() -> None:
+    exec(compile(APPLICATION, "storage_contract.md: for an application's own tests", "exec"), {})
+
+
+def test_the_table_of_interleavings_is_right() -> None:
+    rows = re.findall(r"^\| (\d) \| ([\d,]+) \|", PAGE, re.MULTILINE)
+    assert [steps for steps, _ in rows] == ["4", "5", "6", "7", "8"]
+    for steps, count in rows:
+        found = len(schedules(int(steps))) + len(schedules(int(steps), grace=True))
+        assert found == int(count.replace(",", ""))
+
+
+@pytest.mark.parametrize("name", re.findall(r"^\| `(\w+)[`(]", PAGE, re.MULTILINE))
+def test_what_the_page_names_is_there(name: str) -> None:
+    from cysession.testing import AsyncStorageContract
+
+    assert hasattr(AsyncStorageContract, name)
