@@ -393,6 +393,20 @@ def test_a_value_read_and_left_alone_is_no_change(manager: Manager) -> None:
     assert manager.new(session_id)["v"] == "new"
 
 
+def test_a_value_only_read_is_not_written_back_by_a_second_save(manager: Manager) -> None:
+    """An application saves, then its middleware closes: between the two somebody else's value was loaded."""
+    session_id = stored(manager, cart=["book"], n=0)
+    one, other = manager.new(session_id), manager.new(session_id)
+    assert one["cart"] == ["book"]
+    other["cart"].append("pen")
+    other.close()
+    one["n"] = 1
+    one.save()
+    assert not one.is_dirty
+    one.close()
+    assert manager.new(session_id).get_map() == {"cart": ["book", "pen"], "n": 1}
+
+
 def test_a_value_taken_from_a_closed_session_is_nobodys(manager: Manager) -> None:
     session = manager.new(stored(manager, v=[1]))
     session.load()
