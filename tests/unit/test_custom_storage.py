@@ -24,6 +24,8 @@ from cysession.errors import (
 from cysession.storage.base import META
 from examples.custom_storage import SqliteStorage
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # these tests fork beside threads
+
 SECOND = 1_000_000_000
 TTL = 100 * SECOND
 

@@ -30,7 +30,7 @@ def put(storage: FileStorage, name: str) -> Record:
 
 def path_of(root: Path, name: str) -> Path:
     key = storage_key(name)
-    return root / key[:2] / key[2] / key[3:]
+    return root / key[0] / key[1] / key[2:]
 
 
 def must_be_root() -> None:
@@ -210,7 +210,7 @@ def test_R14_a_removed_directory_is_made_again(tmp_path: Path) -> None:
     shutil.rmtree(root)
     with pytest.raises(SessionGone):
         storage.commit_record("a", base, Delta({"x": 2}), TTL)
-    assert not list(root.rglob("[0-9a-f]" * 61))
+    assert not list(root.rglob("[0-9a-f]" * 62))
     shutil.rmtree(root, ignore_errors=True)
     put(storage, "b")  # the first thing it hears of it is a write
     assert open_storage(root).load_record("b", TTL) is not None

@@ -19,7 +19,7 @@ OLD, NEW = b"o" * 32, "n" * 43
 
 def path_of(root: Path, name: str, realm: str = "") -> Path:
     key = storage_key(name, realm)
-    return root / key[:2] / key[2] / key[3:]
+    return root / key[0] / key[1] / key[2:]
 
 
 Open = Callable[..., FileStorage]

@@ -14,6 +14,8 @@ from cysession import Delta, FileStorage, Manager, Record
 from cysession.errors import SessionGone, StorageUnavailable
 from cysession.ids import storage_key
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # these tests fork beside threads
+
 SECOND = 1_000_000_000
 TTL = 100 * SECOND
 
@@ -135,7 +137,7 @@ def test_locks_of_a_killed_process_are_free_and_its_leftovers_are_swept(tmp_path
     def hang() -> None:
         storage._locks.acquire(storage._place("a").stripe)
         key = storage_key("a")
-        (tmp_path / key[:2] / key[2] / ".tmp-dead-1").write_bytes(b"half")
+        (tmp_path / key[0] / key[1] / ".tmp-dead-1").write_bytes(b"half")
         os.write(write, b"!")
         time.sleep(60)
 

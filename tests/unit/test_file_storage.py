@@ -68,7 +68,7 @@ def data(storage: FileStorage, name: str) -> dict[str, Any] | None:
 
 def path_of(storage: FileStorage, name: str, realm: str = "") -> Path:
     key = storage_key(name, realm)
-    return Path(storage._directory.path, key[:2], key[2], key[3:])
+    return Path(storage._directory.path, key[0], key[1], key[2:])
 
 
 # ---- what is stored  ---------------------------------------------------------------------------------

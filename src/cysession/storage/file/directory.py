@@ -2,8 +2,8 @@
 
     <root>/                  0700, owned by this process's user, not a link
     <root>/.cysession/       the stripes' lock files and the sweeper's
-    <root>/ab/c/<61 digits>  a record, named by the hash of its id
-    <root>/ab/c/.tmp-...     a record that is being written
+    <root>/a/b/<62 digits>   a record, named by the hash of its id
+    <root>/a/b/.tmp-...      a record that is being written
 
 All of it is reached through one open descriptor of the root, so nobody who can rename something above the
 root can make us read or write elsewhere. The descriptor keeps its number for life: when the directory was
@@ -127,11 +127,11 @@ class Directory:
     # ---- below it ------------------------------------------------------------------------------------
 
     def check(self, leaf: str) -> bool:
-        """Whether the leaf directory "ab/c" is there. NotADirectoryError for a link or somebody else's."""
+        """Whether the leaf directory "a/b" is there. NotADirectoryError for a link or somebody else's."""
         if leaf in self.checked:
             return True
         try:
-            _check_inner(leaf[:2], self.fd)
+            _check_inner(leaf[:1], self.fd)
             _check_inner(leaf, self.fd)
         except FileNotFoundError:
             return False
@@ -139,9 +139,9 @@ class Directory:
         return True
 
     def make(self, leaf: str) -> None:
-        """Make the leaf directory "ab/c" where it is missing."""
+        """Make the leaf directory "a/b" where it is missing."""
         self.checked.discard(leaf)
-        for name in leaf[:2], leaf:
+        for name in leaf[:1], leaf:
             if _mkdir(name, self.fd) and self.sync:
                 self.sync_dir(os.path.dirname(name) or ".")
         self.check(leaf)

@@ -8,7 +8,7 @@ time of the last use, so a touch rewrites nothing.
 Its last three digits (below a microsecond) count the writes of the record. The same inode with the same
 size and the same time is therefore the same data, also under a clock that stands still and on a file
 system that gives a freed inode number to the next file: what one process has decoded once, one stat can
-confirm.
+confirm. (The inode matters because a touch names no version: it may hit the successor of what was read.)
 """
 
 import contextlib
@@ -83,8 +83,8 @@ class Place:
 
     def __init__(self, key: str) -> None:
         self.key = key.encode("ascii")
-        self.name = f"{key[:2]}/{key[2]}/{key[3:]}"
-        self.leaf = self.name[:4]
+        self.name = f"{key[0]}/{key[1]}/{key[2:]}"
+        self.leaf = self.name[:3]
         self.stripe = int(key[-2:], 16) % STRIPES
         self.seen: Stored | None = None
 
@@ -196,13 +196,20 @@ class Files:
 
     def write(self, place: Place, record: Record, idle: int, mtime: int) -> Stored:
         """Put a record in place of whatever is there. On an error what is there stays."""
-        payload = codec.pack_items(record.raw_items())
-        size, inode = self._replace(place, self._frame(place, record, payload, 0, idle), mtime)
-        return Stored(record, None, idle, mtime, inode, size)
+        if self._sealer is None:
+            data = codec.encode(record, idle=idle, bound_to=place.key)
+        else:
+            data = self._sealed(place, record, codec.pack_items(record.raw_items()), 0, idle)
+        inode = self._replace(place, data, mtime)
+        return Stored(record, None, idle, mtime, inode, len(data))
 
     def write_alias(self, place: Place, target: Place, record: Record, mtime: int) -> None:
         """Put a sign there that leads to the target until the record given ends."""
-        self._replace(place, self._frame(place, record, target.key, codec.FLAG_ALIAS, 0), mtime)
+        if self._sealer is None:
+            data = codec.frame(record, target.key, flags=codec.FLAG_ALIAS, bound_to=place.key)
+        else:
+            data = self._sealed(place, record, target.key, codec.FLAG_ALIAS, 0)
+        self._replace(place, data, mtime)
 
     def remove(self, place: Place) -> bool:
         """False: there was nothing."""
@@ -223,18 +230,17 @@ class Files:
             return False
         return True
 
-    def _frame(self, place: Place, record: Record, payload: bytes, flags: int, idle: int) -> bytes:
+    def _sealed(self, place: Place, record: Record, payload: bytes, flags: int, idle: int) -> bytes:
         sealer = self._sealer
-        if sealer is None:
-            return codec.frame(record, payload, flags=flags, idle=idle, bound_to=place.key)
+        assert sealer is not None
 
         def seal(payload: bytes, head: bytes) -> bytes:
             return sealer.seal(payload, head + place.key)
 
         return codec.frame(record, payload, flags=flags, idle=idle, bound_to=place.key, seal=seal)
 
-    def _replace(self, place: Place, data: bytes, mtime: int) -> tuple[int, int]:
-        """Write a new file and rename it over the old one. Its size and its inode."""
+    def _replace(self, place: Place, data: bytes, mtime: int) -> int:
+        """Write a new file and rename it over the old one. Its inode."""
         root = self._directory.fd
         temporary = f"{place.leaf}{self._prefix}{next(self._count)}"
         if place.leaf not in self._directory.checked:
@@ -261,7 +267,7 @@ class Files:
             raise
         if self._sync_dir:
             self._directory.sync_dir(place.leaf)
-        return len(data), inode
+        return inode
 
     def _discard(self, name: str) -> None:
         with contextlib.suppress(OSError):  # if it stays, the sweeper finds it

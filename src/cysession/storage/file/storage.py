@@ -110,7 +110,7 @@ class FileStorage(Storage):
             except OSError:
                 pass  # _load looks again and says what it is
             else:
-                if seen.is_shown_by(info):
+                if info.st_mtime_ns == seen.mtime and info.st_ino == seen.inode and info.st_size == seen.size:
                     record, clock = seen.record, self.clock
                     now = time.time_ns() if clock is None else round(clock() * SECOND)
                     age = now - seen.mtime
@@ -172,7 +172,11 @@ class FileStorage(Storage):
         return True
 
     def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        return self._run(self._commit, session_id, base, delta, ttl)
+        try:
+            return self._commit(session_id, base, delta, ttl)
+        except OSError as failure:
+            first = failure
+        return self._again(first, self._commit, session_id, base, delta, ttl)
 
     def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
         place = self._places.get(session_id) or self._place(session_id)
@@ -325,15 +329,20 @@ class FileStorage(Storage):
     def _run(self, call: Callable[..., T], *args: Any) -> T:
         """Call, once more if a directory was removed under it. OSErrors become ours."""
         try:
+            return call(*args)
+        except OSError as failure:
+            first = failure
+        return self._again(first, call, *args)
+
+    def _again(self, failure: OSError, call: Callable[..., T], *args: Any) -> T:
+        if isinstance(failure, FileNotFoundError):
             try:
-                return call(*args)
-            except FileNotFoundError:
                 self._directory.recover()
                 self._places.clear()
                 return call(*args)
-        except OSError as failure:
-            error = explain(failure)
-        raise error  # outside of the handler: the OSError's text holds the path of a record
+            except OSError as second:
+                failure = second
+        raise explain(failure)  # outside of the handler: the OSError's text holds the path of a record
 
     def _place(self, session_id: str) -> Place:
         return Place(ids.storage_key(session_id, self._realm))

@@ -33,9 +33,8 @@ SLICE = 0.003  # seconds of work
 REST = 0.05  # seconds between two slices
 Verdict = Literal["expired", "torn", "orphans"]
 
-_is_first = re.compile(r"[0-9a-f]{2}").fullmatch
-_is_second = re.compile(r"[0-9a-f]").fullmatch
-_is_record = re.compile(r"[0-9a-f]{61}").fullmatch
+_is_digit = re.compile(r"[0-9a-f]").fullmatch
+_is_record = re.compile(r"[0-9a-f]{62}").fullmatch
 
 
 class Sweeper:
@@ -152,9 +151,9 @@ class Sweeper:
 
     def _walk(self) -> Iterator[tuple[str, str]]:
         """(leaf directory, file name) of every file, and once per directory with "", to keep slices short."""
-        for first in filter(_is_first, self._list(".")):
+        for first in filter(_is_digit, self._list(".")):
             yield first, ""
-            for second in filter(_is_second, self._list(first)):
+            for second in filter(_is_digit, self._list(first)):
                 leaf = f"{first}/{second}"
                 yield leaf, ""
                 for name in self._list(leaf):
