@@ -17,6 +17,8 @@ __all__ = ["AsyncStorageContract"]
 
 T = TypeVar("T")
 
+_left_to_the_parent: list[object] = []
+
 
 class AsyncSteps(Steps):
     """The async twins of the steps."""
@@ -89,7 +91,8 @@ class AsyncStorageContract(StorageContract):
         del self.__dict__["_loops"].loop
 
     def begin_child(self) -> None:
-        self.__dict__.pop("_loops", None)
+        # Not closed, not even by the collector: the selector in it is still the parent's too.
+        _left_to_the_parent.append(self.__dict__.pop("_loops", None))
 
     def teardown_storage(self, storage: Storage) -> None:
         self.run(storage.aclose())

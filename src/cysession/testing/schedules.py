@@ -27,7 +27,7 @@ each other is tried in every state that can be reached at all.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 __all__ = ["OWN_KEYS", "SHARED_KEY", "Step", "World", "describe", "schedules"]
 
@@ -214,6 +214,9 @@ def _next_ops(client: Client, number: int, last: Step | None) -> Iterator[Op]:
         yield "destroy"
 
 
+_STEPS: Final = {(client, op): Step(client, op) for client in (0, 1) for op in get_args(Op)}  # shared by all
+
+
 @lru_cache(maxsize=8)
 def schedules(max_steps: int = 8, *, grace: bool = False, history: int = 2) -> tuple[Schedule, ...]:
     """Sequences of 1 to `max_steps` steps, short ones first; see above for what is left out and why."""
@@ -226,7 +229,7 @@ def schedules(max_steps: int = 8, *, grace: bool = False, history: int = 2) -> t
             last = path[-1] if path else None
             for client in (0, 1) if path else (0,):
                 for op in _next_ops(world.clients[client], client, last):
-                    step = Step(client, op)
+                    step = _STEPS[client, op]
                     after = world.copy()
                     after.step(step, number)
                     schedule = (*path, step)

@@ -228,7 +228,7 @@ def at_depth(frames: int, do: Callable[[], Any]) -> Any:
 
 
 class TypeRules(Kit):
-    type_examples: ClassVar[int] = 50
+    type_examples: ClassVar[int] = 30
     """How many sessions with random data are stored and read back."""
 
     # ---- what goes in comes out --------------------------------------------------------------------------
@@ -282,19 +282,19 @@ class TypeRules(Kit):
         assert refused.value.path == path
         assert self.read(session_id) == {"user": "anna"}
 
-    @pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
-    def test_a_value_of_another_type_is_refused_by_set(self, value: Any) -> None:
+    def test_a_value_of_another_type_is_refused_by_set(self) -> None:
         """Z3: at the line that did it."""
         self.needs_checked_types()
         session = self.open()
-        with pytest.raises(NotSerializable) as refused:
-            session["value"] = value
-        assert refused.value.path == "['value']"
+        for value in REFUSED.values():
+            with pytest.raises(NotSerializable) as refused:
+                session["value"] = value
+            assert refused.value.path == "['value']"
 
-    @pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
-    def test_a_nested_value_of_another_type_is_refused_with_its_path(self, value: Any) -> None:
+    def test_a_nested_value_of_another_type_is_refused_with_its_path(self) -> None:
         """Z3"""
-        self.refuses({"cart": [1, (value,)]}, "['value']['cart'][1][0]")
+        for value in REFUSED.values():
+            self.refuses({"cart": [1, (value,)]}, "['value']['cart'][1][0]")
 
     def test_a_value_of_another_type_put_in_place_is_refused_by_the_commit(self) -> None:
         """Z3"""
