@@ -98,13 +98,6 @@ class TestKeyedStorage(StorageContract):
         return KeyedStorage()
 
 
-class TestKeyedStorageAsync(AsyncStorageContract):
-    max_steps = 4
-
-    def make_storage(self) -> Storage:
-        return KeyedStorage()
-
-
 class TestSqliteStorage(StorageContract):
     max_steps = 5
 
@@ -117,20 +110,6 @@ class TestSqliteStorageAsync(AsyncStorageContract):
 
     def make_storage(self) -> Storage:
         return SqliteStorage(":memory:")
-
-
-class TestDictStorage(StorageContract):
-    max_steps = 6
-
-    def make_storage(self) -> Storage:
-        return DictStorage()
-
-
-class TestDictStorageAsync(AsyncStorageContract):
-    max_steps = 5
-
-    def make_storage(self) -> Storage:
-        return DictStorage()
 
 
 class TestStorageWithoutTouch(ExpiryRules, GraceRules, InterleavingRules, ProtocolRules):

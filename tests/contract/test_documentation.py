@@ -58,9 +58,9 @@ def test_the_example_for_applications_runs() -> None:
 def test_the_table_of_interleavings_is_right() -> None:
     rows = re.findall(r"^\| (\d) \| ([\d,]+) \|", PAGE, re.MULTILINE)
     assert [steps for steps, _ in rows] == ["4", "5", "6", "7", "8"]
+    lengths = [len(schedule) for schedule in (*schedules(8), *schedules(8, grace=True))]
     for steps, count in rows:
-        found = len(schedules(int(steps))) + len(schedules(int(steps), grace=True))
-        assert found == int(count.replace(",", ""))
+        assert sum(length <= int(steps) for length in lengths) == int(count.replace(",", ""))
 
 
 @pytest.mark.parametrize("name", re.findall(r"^\| `(\w+)[`(]", PAGE, re.MULTILINE))

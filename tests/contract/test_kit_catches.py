@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import hypothesis
 import pytest
 
 from cysession import Delta, Record, SessionGone, SessionTooLarge, Storage, StorageUnavailable, codec
@@ -1445,9 +1446,19 @@ def fails(contract: type[StorageContract], rule: str, directory: Path) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def first_find() -> Iterator[None]:
+    """That hypothesis finds something is enough; a small example of it is not wanted."""
+    hypothesis.settings.register_profile("first find", phases=[hypothesis.Phase.generate])
+    hypothesis.settings.load_profile("first find")
+    yield
+    hypothesis.settings.load_profile("default")
+
+
 @pytest.mark.parametrize(
     ("storage", "rule"), BROKEN, ids=[f"{storage.__name__}-{rule}" for storage, rule in BROKEN]
 )
+@pytest.mark.usefixtures("first_find")
 def test_the_kit_catches(storage: type[Storage], rule: str, tmp_path: Path) -> None:
     base = (
         Reference if hasattr(Reference, f"test_{rule}") and not overrides_a_twin(storage) else AsyncReference

@@ -17,12 +17,7 @@ class TestMemoryStorageAsync(AsyncStorageContract):
 class TestMemoryStorageByTheRecordProtocol(StorageContract):
     """Sessions talk to the table in C; behind another storage they cannot."""
 
-    max_steps = 7
+    max_steps = 6
 
-    def make_storage(self) -> Storage:
-        return FaultyStorage(MemoryStorage())
-
-
-class TestMemoryStorageByTheRecordProtocolAsync(AsyncStorageContract):
     def make_storage(self) -> Storage:
         return FaultyStorage(MemoryStorage())
