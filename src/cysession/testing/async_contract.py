@@ -155,6 +155,40 @@ class AsyncStorageContract(StorageContract):
         self.run(all_at_once())
         assert self.read(session_id) is None
 
+    def test_two_saves_of_one_session_at_once_store_it_once(self) -> None:
+        """Rule 11: and the id that the client gets is the one that lasts."""
+        spy = self.spy()
+        spy.turns = 3
+        session = self.open(manager=self.new_manager(storage=spy))
+        session["user"] = "anna"
+
+        async def both() -> None:
+            await asyncio.gather(session.asave(), session.asave())
+
+        self.run(both())
+        created = {step.session_id for step in spy.steps if step.name == "create"}
+        assert [self.read(session_id) for session_id in created if self.exists(session_id)] == [
+            {"user": "anna"}
+        ]
+        assert self.read(session.id) == {"user": "anna"}
+
+    def test_a_change_while_a_save_is_awaited_is_saved_by_the_next(self) -> None:
+        """Rule 11"""
+        spy = self.spy()
+        spy.turns = 3
+        session = self.open(self.stored(user="anna"), self.new_manager(storage=spy))
+        session["first"] = 1
+
+        async def change_meanwhile() -> None:
+            saving = asyncio.ensure_future(session.asave())
+            await asyncio.sleep(0)
+            session["second"] = 2
+            await saving
+            await session.asave()
+
+        self.run(change_meanwhile())
+        assert self.read(session.id) == {"user": "anna", "first": 1, "second": 2}
+
     def test_an_async_with_block_commits(self) -> None:
         session_id = self.stored(user="anna")
         self.run(self._write(session_id, page=1))

@@ -9,6 +9,7 @@ It also writes down every step that reaches the storage (`steps`), and calls
 `on_step(step, session_id)` before each: a test can let another client act between two steps, or count writes.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
@@ -49,6 +50,7 @@ class FaultyStorage(Storage):
         self.does_io = storage.does_io
         self.steps: list[Step] = []
         self.on_step: Callable[[StepName, str], object] | None = None
+        self.turns = 0  # of the event loop that an async step waits before it begins, as for a network
         self._faults: list[_Fault] = []
 
     # ---- what a test says --------------------------------------------------------------------------------
@@ -102,6 +104,11 @@ class FaultyStorage(Storage):
             raise fault.error()
         return None
 
+    async def _abegin(self, name: StepName, session_id: str) -> Exception | None:
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        return self._begin(name, session_id)
+
     @staticmethod
     def _end(error: Exception | None) -> None:
         if error is not None:
@@ -148,31 +155,31 @@ class FaultyStorage(Storage):
     # ---- the same on an event loop -----------------------------------------------------------------------
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
-        lost = self._begin("load", session_id)
+        lost = await self._abegin("load", session_id)
         record = await self.inner.aload_record(session_id, ttl)
         self._end(lost)
         return record
 
     async def atouch_record(self, session_id: str, record: Record, ttl: int) -> bool:
-        lost = self._begin("touch", session_id)
+        lost = await self._abegin("touch", session_id)
         found = await self.inner.atouch_record(session_id, record, ttl)
         self._end(lost)
         return found
 
     async def acreate_record(self, session_id: str, record: Record, ttl: int) -> bool:
-        lost = self._begin("create", session_id)
+        lost = await self._abegin("create", session_id)
         created = await self.inner.acreate_record(session_id, record, ttl)
         self._end(lost)
         return created
 
     async def acommit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        lost = self._begin("commit", session_id)
+        lost = await self._abegin("commit", session_id)
         record = await self.inner.acommit_record(session_id, base, delta, ttl)
         self._end(lost)
         return record
 
     async def adelete_record(self, session_id: str) -> bool:
-        lost = self._begin("delete", session_id)
+        lost = await self._abegin("delete", session_id)
         found = await self.inner.adelete_record(session_id)
         self._end(lost)
         return found
@@ -180,7 +187,7 @@ class FaultyStorage(Storage):
     async def arename_record(
         self, old_id: str, new_id: str, base: Record, ttl: int, grace: int
     ) -> Record | None:
-        lost = self._begin("rename", old_id)
+        lost = await self._abegin("rename", old_id)
         record = await self.inner.arename_record(old_id, new_id, base, ttl, grace)
         self._end(lost)
         return record

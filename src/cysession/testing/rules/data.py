@@ -1,10 +1,12 @@
 """Rules 3 and 4: a session sees a snapshot and its own changes; a commit writes those alone, by key."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ...errors import SessionClosed, SessionTooLarge
+from ...session import Session
 from ..kit import TTL, Kit
 from .types import difference
 
@@ -259,6 +261,55 @@ class CommitRules(Kit):
             self.save(session)
             assert self.read(session.id) == {"page": page}
 
+    # ---- while a save is under way ------------------------------------------------------------------------
+
+    def during(self, step: str, change: Callable[[Session], object], session_id: str = "") -> Session:
+        """A session that another thread or task changes in the middle of its save."""
+        spy = self.spy()
+        session = self.open(session_id, self.new_manager(storage=spy))
+        session["first"] = 1
+        met: list[str] = []
+
+        def meanwhile(name: str, _: str) -> None:
+            if name == step and not met:
+                met.append(name)
+                change(session)
+
+        spy.on_step = meanwhile
+        self.save(session)
+        assert met == [step]
+        return session
+
+    @pytest.mark.parametrize("step", ["create", "commit"])
+    def test_a_change_during_a_save_is_saved_by_the_next(self, step: str) -> None:
+        """Rule 11: one session object may be shared; nothing is lost without a word."""
+        session_id = self.stored(user="anna") if step == "commit" else ""
+        session = self.during(step, lambda session: session.set("second", 2), session_id)
+        assert session.get("second") == 2
+        self.save(session)
+        found = self.read(session.id) or {}
+        assert (found.get("first"), found.get("second")) == (1, 2)
+
+    def test_a_removal_during_a_save_is_saved_by_the_next(self) -> None:
+        """Rule 11"""
+        session = self.during("commit", lambda session: session.remove("user"), self.stored(user="anna"))
+        self.save(session)
+        assert self.read(session.id) == {"first": 1}
+
+    def test_a_later_value_during_a_save_is_saved_by_the_next(self) -> None:
+        """Rule 11"""
+        session = self.during("commit", lambda session: session.set("first", 2), self.stored(user="anna"))
+        assert session["first"] == 2
+        self.save(session)
+        assert self.read(session.id) == {"user": "anna", "first": 2}
+
+    def test_a_change_in_place_during_a_save_is_saved_by_the_next(self) -> None:
+        """Rule 11"""
+        session_id = self.stored(cart=["apple"])
+        session = self.during("commit", lambda session: session["cart"].append("pear"), session_id)
+        self.save(session)
+        assert self.read(session_id) == {"cart": ["apple", "pear"], "first": 1}
+
     # ---- emptied -----------------------------------------------------------------------------------------
 
     def test_a_session_whose_last_key_is_removed_is_deleted(self) -> None:
@@ -374,6 +425,7 @@ class CommitRules(Kit):
     def test_a_write_after_close_raises_session_closed(self) -> None:
         """R3: never silently lost."""
         session = self.open(self.stored(user="anna"))
+        assert session["user"] == "anna"
         self.close(session)
         with pytest.raises(SessionClosed):
             session["page"] = 1

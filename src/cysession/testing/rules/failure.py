@@ -1,11 +1,11 @@
 """Rule 9: a storage that fails is not an empty session. Nothing is made up, lost or half done."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 
-from ...errors import StorageUnavailable
+from ...errors import SessionGone, StorageUnavailable
 from ...session import Session
 from ..faults import FaultyStorage
 from ..kit import TTL, Kit
@@ -239,6 +239,16 @@ class FailureRules(Kit):
         self.faulty.fail("rename")
         self.fails(lambda: self.rotate(session))
         assert self.read(self.rotate(session)) == {"user": "anna"}
+        assert self.read(session_id) is None
+
+    def test_a_rotation_whose_answer_was_lost_makes_no_second_session(self) -> None:
+        """R23, S5: trying again moves it, or says that it is gone; the old id is dead either way."""
+        session_id = self.stored(user="anna")
+        session = self.started(session_id)
+        self.faulty.fail("rename", after=True)
+        self.fails(lambda: self.rotate(session))
+        with suppress(SessionGone):
+            assert self.read(self.rotate(session)) == {"user": "anna"}
         assert self.read(session_id) is None
 
     # ---- the storage itself, out of order --------------------------------------------------------------
