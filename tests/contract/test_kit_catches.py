@@ -1288,8 +1288,11 @@ class TheAsyncTwinForgetsTheBirth(ReferenceStorage):
 # to the contract because a storage may bring the session down with it.
 ABOUT_SESSIONS = frozenset(
     """
+    a_change_during_a_save_is_saved_by_the_next
     a_change_in_place_after_a_save_is_committed_by_the_next
+    a_change_in_place_during_a_save_is_saved_by_the_next
     a_change_in_place_that_is_undone_is_no_change
+    a_change_while_a_save_is_awaited_is_saved_by_the_next
     a_commit_is_tried_again_after_a_failure
     a_create_is_tried_again_after_a_failure
     a_create_whose_answer_was_lost_is_tried_again
@@ -1307,6 +1310,7 @@ ABOUT_SESSIONS = frozenset(
     a_fresh_id_has_43_url_safe_characters
     a_handle_costs_no_storage_step
     a_key_that_is_no_str_is_a_type_error
+    a_later_value_during_a_save_is_saved_by_the_next
     a_load_is_tried_again_after_a_failure
     a_lone_surrogate_in_a_key_is_refused
     a_malformed_id_cannot_be_chosen
@@ -1316,6 +1320,8 @@ ABOUT_SESSIONS = frozenset(
     a_new_session_has_no_times
     a_new_session_is_no_longer_new_after_its_first_save
     a_new_session_rotates_to_an_id_that_its_first_commit_uses
+    a_removal_during_a_save_is_saved_by_the_next
+    a_rotation_whose_answer_was_lost_makes_no_second_session
     a_second_save_writes_nothing
     a_session_sees_its_own_changes_before_the_commit
     a_session_up_to_max_bytes_is_stored
@@ -1353,6 +1359,7 @@ ABOUT_SESSIONS = frozenset(
     the_managers_id_function_draws_fresh_ids
     the_sessions_id_function_draws_its_fresh_ids
     threads_that_share_one_session_object_lose_no_write
+    two_saves_of_one_session_at_once_store_it_once
     """.split()  # noqa: SIM905 - one a line is what a diff shows best
 )
 
