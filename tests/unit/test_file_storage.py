@@ -254,6 +254,27 @@ def test_R7_a_touch_never_undoes_a_commit(storage: FileStorage, clock: Clock) ->
     assert data(twin, "a") == {"x": 2} and data(storage, "a") == {"x": 2}
 
 
+def test_R7_a_touch_that_hits_the_successor_of_what_was_read_misleads_nobody(
+    storage: FileStorage, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = put(storage, "a", {"n": 1})
+    twin = other(storage)
+    load(twin, "a")
+    touch = twin._files.touch
+
+    def late_touch(place: Any, mtime: int) -> bool:
+        storage.commit_record("a", base, Delta({"n": 2}), TTL)  # between the look and the touch
+        return touch(place, mtime)
+
+    clock.now += 50
+    with monkeypatch.context() as patch:
+        patch.setattr(twin._files, "touch", late_touch)
+        assert data(twin, "a") == {"n": 1}
+    assert data(twin, "a") == {"n": 2}
+    twin.commit_record("a", base, Delta({"m": 3}), TTL)
+    assert data(storage, "a") == data(twin, "a") == {"n": 2, "m": 3}
+
+
 def test_R15_a_clock_put_back_ends_no_session_and_prolongs_none(storage: FileStorage, clock: Clock) -> None:
     put(storage, "a", {"x": 1}, cap=storage.now_ns() + 1000 * SECOND)
     clock.now -= 7200
