@@ -20,7 +20,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.datetime cimport (
     PyDate_CheckExact, PyDateTime_CheckExact, PyDelta_CheckExact, PyTime_CheckExact, import_datetime,
 )
-from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -34,7 +33,7 @@ from _clock cimport clock_now
 from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
-    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
+    TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, boxed_key_weight, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
     entry_key_box, entry_len, entry_value, entry_weight, pack_find,
 )
 from _table cimport (
@@ -69,11 +68,13 @@ cdef extern from *:
         Py_hash_t h = ((PyASCIIObject *)s)->hash;
         return h != -1 ? h : PyObject_Hash(s);
     }
+    #define no_vectorcall(type) ((type)->tp_vectorcall = NULL)
     #define steal(o) (o)      /* a new reference as Cython sees it: an owned pointer becomes an object */
     """
     object new_sized(PyTypeObject *type, Py_ssize_t size)
     object ascii_from(const char *text, Py_ssize_t len)
     object steal(PyObject *owned)
+    void no_vectorcall(PyTypeObject *type) noexcept
     Py_ssize_t text_hash(object text) noexcept
     int PyUnicode_Compare(object a, object b) noexcept      # of two str, ready: cannot fail
     void PyObject_Free(void *p) noexcept
@@ -157,6 +158,7 @@ cdef void session_dealloc(PyObject *self) noexcept:
 cdef int forbid_construction(PyTypeObject *type) except -1:
     """Only this module makes these: `Type()` and `Type.__new__` raise TypeError."""
     type.tp_new = NULL
+    no_vectorcall(type)
     del (<object>type.tp_dict)["__new__"]
     PyType_Modified(type)
     return 0

@@ -299,17 +299,15 @@ cdef int64_t bury(Map *m, Node *dead) noexcept:
 
 
 cdef void announce(Map *m, Node *dead) noexcept:
+    """What `on_expire` raises goes to sys.unraisablehook, as from every function that cannot raise."""
     cdef Node *n = dead
-    try:
-        gone = []
-        while n != NULL:
-            if n.kind == HOLDS_RECORD:
-                gone.append((n.id[:n.id_len].decode("ascii"), <object>n.held if n.held != NULL else None))
-            n = <Node *>n.timer.next
-        if gone:
-            (<object>m.on_expire)(gone)
-    except BaseException:
-        PyErr_WriteUnraisable(<object>m.on_expire)
+    gone = []
+    while n != NULL:
+        if n.kind == HOLDS_RECORD:
+            gone.append((n.id[:n.id_len].decode("ascii"), <object>n.held if n.held != NULL else None))
+        n = <Node *>n.timer.next
+    if gone:
+        (<object>m.on_expire)(gone)
 
 
 cdef inline Record record_from(PyObject *held):

@@ -56,7 +56,10 @@ cdef extern from * nogil:
                       memcpy(to, &v, 4); memcpy(to + n - 4, &w, 4); return; }
         while (n-- > 0) to[n] = from[n];
     }
+    /* What a boxed key counts against max_bytes: its own bytes, whichever way it came into a pack. */
+    #define boxed_key_weight(key) (PyUnicode_GET_LENGTH(key) * (Py_ssize_t)PyUnicode_KIND(key))
     """
+    Py_ssize_t boxed_key_weight(PyObject *key) noexcept
     bint bytes_equal(const char *a, const char *b, Py_ssize_t n) noexcept
     void bytes_copy(char *to, const char *from_, Py_ssize_t n) noexcept
 
@@ -116,15 +119,15 @@ cdef inline Boxed entry_box(const char *p, Entry e) noexcept nogil:
 
 
 cdef inline PyObject *entry_key_box(const char *p) noexcept nogil:
-    cdef PyObject *key
+    cdef PyObject *key = NULL
     memcpy(&key, entry_key(p), sizeof(PyObject *))
     return key
 
 
 cdef inline Py_ssize_t entry_weight(const char *p, Entry e) noexcept nogil:
-    if entry_is_boxed(e):
-        return <Py_ssize_t>sizeof(Entry) + e.key_len + entry_box(p, e).weight
-    return entry_len(e)
+    cdef Py_ssize_t weight = <Py_ssize_t>sizeof(Entry)
+    weight += boxed_key_weight(entry_key_box(p)) if e.tag & TAG_KEY_BOXED else e.key_len
+    return weight + (entry_box(p, e).weight if entry_is_boxed(e) else e.value_len)
 
 
 cdef inline const char *pack_find(const char *p, const char *end, const char *key, Py_ssize_t key_len) noexcept nogil:

@@ -101,6 +101,11 @@ cdef inline Py_ssize_t sizeof_record_head() noexcept:
     return (<PyTypeObject *>Record).tp_basicsize - <Py_ssize_t>sizeof((<Record>NULL)._pack)
 
 
+cdef inline char *pack_of(Record r) noexcept:
+    """The entries. By address, because they reach past the array that the class declares."""
+    return <char *><PyObject *>r + sizeof_record_head()
+
+
 cdef Record record_new(Py_ssize_t pack_bytes):
     """An uninitialised record with room for its pack: one allocation, past what Cython's own constructor gives."""
     cdef Record r = <Record>new_sized(<PyTypeObject *>Record, sizeof_record_head() + pack_bytes)
@@ -117,7 +122,7 @@ cdef Record record_empty(int64_t created, int64_t cap, int64_t ttl, uint64_t bir
 
 cdef void record_dealloc(PyObject *self) noexcept:
     """In place of the generated one, which saves and restores the error state around every record."""
-    cdef const char *pack = (<Record>self)._pack
+    cdef const char *pack = pack_of(<Record>self)
     if (<Record>self)._has_boxes:
         drop_boxes(pack, pack + (<Record>self)._bytes)
     PyObject_Free(self)
@@ -145,13 +150,13 @@ cdef inline const char *record_find(Record r, object key) noexcept:
     if r is None or type(key) is not str:
         return NULL
     if is_short_ascii(key):
-        return pack_find(r._pack, r._pack + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
+        return pack_find(pack_of(r), pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
                          PyUnicode_GET_LENGTH(key))
     return pack_find_boxed(r, key)
 
 
 cdef const char *pack_find_boxed(Record r, object key) noexcept:
-    cdef const char *p = r._pack
+    cdef const char *p = pack_of(r)
     cdef const char *end = p + r._bytes
     cdef Entry e
     while p < end:
@@ -167,8 +172,8 @@ cdef inline object entry_load(const char *p, bint copy):
     cdef Entry e = entry_head(p)
     cdef const char *value = entry_value(p, e)
     cdef int tag = e.tag & TAG_MASK
-    cdef int64_t integer
-    cdef double number
+    cdef int64_t integer = 0
+    cdef double number = 0
     if tag == TAG_STR:
         return ascii_from(value, e.value_len)
     if tag == TAG_INT:
@@ -199,7 +204,7 @@ cdef inline object entry_key_object(const char *p):
 
 cdef list record_keys(Record r):
     cdef list keys = []
-    cdef const char *p = r._pack
+    cdef const char *p = pack_of(r)
     cdef const char *end = p + r._bytes
     while p < end:
         keys.append(entry_key_object(p))
@@ -209,7 +214,7 @@ cdef list record_keys(Record r):
 
 cdef list record_items(Record r, bint copy):
     cdef list items = []
-    cdef const char *p = r._pack
+    cdef const char *p = pack_of(r)
     cdef const char *end = p + r._bytes
     while p < end:
         items.append((entry_key_object(p), entry_load(p, copy)))
@@ -234,6 +239,7 @@ cdef struct Cell:               # one change on its way into a pack; keys and in
     int64_t integer
     double number
     Py_ssize_t weight
+    Py_ssize_t box_weight
     uint8_t tag
     bint placed
 
@@ -273,9 +279,16 @@ cdef int cell_fill(Cell *c, object key, object value, bint any_object) except -1
             c.box = <PyObject *>frozen
             c.tag = TAG_FROZEN if f.mutable else TAG_SHARED
             c.value_len = sizeof(Boxed)
+            c.box_weight = f.weight
             c.weight += f.weight
             return 0
     c.weight += c.value_len
+    return 0
+
+
+cdef inline int require_str_key(object key) except -1:
+    if type(key) is not str:
+        raise TypeError(f"session keys are str, not {type(key).__name__}")
     return 0
 
 
@@ -293,7 +306,8 @@ cdef int cell_fill_key(Cell *c, object key) except -1:
         step = Step(NULL, <PyObject *>key, 0)
         c.key_bytes = NULL
         c.key_len = sizeof(PyObject *)
-        c.weight += text_weight(<str>key, &step)
+        text_weight(<str>key, &step)        # refuses lone surrogates
+        c.weight += boxed_key_weight(<PyObject *>key)
     return 0
 
 
@@ -319,7 +333,7 @@ cdef inline char *cell_place(Cell *c, char *p, Record r) noexcept:
     p += sizeof(Entry) + c.key_len
     if c.box != NULL:
         b.ref = c.box
-        b.weight = <uint32_t>(c.weight - sizeof(Entry) - c.key_len)
+        b.weight = <uint32_t>c.box_weight
         memcpy(p, &b, sizeof(Boxed))
         r._has_boxes = True
         c.box = NULL
@@ -354,7 +368,7 @@ cdef Py_ssize_t cell_of_entry(const char *p, Cell *cells, Py_ssize_t n) noexcept
 
 cdef int match_cells(Record base, Cell *cells, Py_ssize_t n, Py_ssize_t *which) except -1:
     """For each entry of `base`, the change that concerns its key, or -1."""
-    cdef const char *p = base._pack
+    cdef const char *p = pack_of(base)
     cdef const char *end = p + base._bytes
     cdef Py_ssize_t i
     cdef dict index
@@ -398,7 +412,7 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
 cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap, int64_t ttl, uint64_t birth,
                              Py_ssize_t max_bytes):
     """`pack_merge` for the usual request, which sets one short key: what stands around its entry is copied in two runs."""
-    cdef const char *start = base._pack
+    cdef const char *start = pack_of(base)
     cdef const char *end = start + base._bytes
     cdef const char *old = pack_find(start, end, c.key_bytes, c.key_len)
     cdef Py_ssize_t weight = base._weight + c.weight
@@ -416,8 +430,8 @@ cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap,
     r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
     r._weight, r._count = <uint32_t>weight, base._count + (1 if old_len == 0 else 0)
     before = old - start
-    bytes_copy(r._pack, start, before)
-    q = cell_place(c, r._pack + before, r)
+    bytes_copy(pack_of(r), start, before)
+    q = cell_place(c, pack_of(r) + before, r)
     bytes_copy(q, old + old_len, end - old - old_len)
     if base._has_boxes:
         take_boxes(start, old, r)
@@ -448,7 +462,7 @@ cdef Record pack_place(Record base, const Py_ssize_t *which, Cell *cells, Py_ssi
     cdef Entry e
     cdef Record r
     if base is not None:
-        p, end = base._pack, base._pack + base._bytes
+        p, end = pack_of(base), pack_of(base) + base._bytes
         i = 0
         while p < end:
             e = entry_head(p)
@@ -470,9 +484,9 @@ cdef Record pack_place(Record base, const Py_ssize_t *which, Cell *cells, Py_ssi
     r = record_new(size)                    # nothing below can fail
     r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
     r._weight, r._count = <uint32_t>weight, <uint32_t>count
-    q = r._pack
+    q = pack_of(r)
     if base is not None:
-        p = base._pack
+        p = pack_of(base)
         i = 0
         while p < end:
             e = entry_head(p)
@@ -509,12 +523,12 @@ cdef Record merge_items(Record base, dict values, object removed, int64_t create
         raise MemoryError()
     try:
         for key, value in values.items():
-            if type(key) is not str:
-                raise TypeError(f"session keys are str, not {type(key).__name__}")
+            require_str_key(key)
             cells[n].box = NULL
             n += 1
             cell_fill(&cells[n - 1], key, value, any_object)
         for key in removed:
+            require_str_key(key)
             cells[n].box = NULL
             n += 1
             cell_fill_key(&cells[n - 1], key)

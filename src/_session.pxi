@@ -107,6 +107,7 @@ cdef enum ChangeKind:
 cdef struct Change:
     PyObject *key               # owned
     PyObject *value             # owned; NULL for TAKEN_AWAY
+    PyObject *origin            # LENT: what the container was copied from, owned
     ChangeKind kind
 
 cdef enum:
@@ -137,10 +138,10 @@ cdef class Session:
     cdef int64_t touched        # when the idle time was last begun anew
     cdef int64_t new_ttl        # ns; -1: unchanged
     cdef State state
-    cdef bint started           # the storage was asked, or the session was destroyed
     cdef bint looked            # something was read: the response depends on the session
     cdef bint cleared
     cdef bint own_name          # the server chose the id
+    cdef bint ended             # this handle destroyed or emptied what it had
 
     def __cinit__(self):
         self.changes = self.few
@@ -373,7 +374,7 @@ cdef class Session:
 
     @cython.critical_section
     def load(self):
-        """Start the session now instead of at the first access."""
+        """Start the session now instead of at the first access, which this does not count as."""
         session_start(self)
 
     @cython.critical_section
@@ -438,7 +439,7 @@ cdef class Session:
         """`load` without blocking the event loop."""
         if self.policy.map != NULL or self.state != HANDLE:
             self.load()
-        elif self.name is not None:
+        elif self.name is not None and well_formed(self.name):
             name = self.name
             session_started(self, await self.policy.storage.aload_record(name, self.policy.ttl))
         else:
@@ -492,8 +493,9 @@ cdef class Session:
         """`regenerate_id` without blocking the event loop."""
         if self.policy.map != NULL:
             return self.regenerate_id(delete_old)
-        await self.aload()
         session_may_write(self)
+        await self.aload()
+        session_read(self)
         fresh = session_fresh_name(self)
         if self.base is not None:
             record = await self.policy.storage.arename_record(
@@ -521,12 +523,14 @@ cdef class Session:
 
     @property
     def cookie_state(self):
-        """What to do with the client's copy of the id: "keep" it, "set" it to `id`, or "drop" it (it is dead)."""
-        if not self.started:
-            return "keep"
+        """What to do with the client's copy of the id: "keep" it, "set" it to `id`, or "drop" it.
+
+        "drop" only where this handle ended the session. An id that was merely found dead may have been rotated
+        meanwhile, and this response may arrive after the one that set the new id.
+        """
         if self.base is not None:
             return "keep" if self.presented is not None and self.name == self.presented else "set"
-        return "keep" if self.presented is None else "drop"
+        return "drop" if self.ended and self.presented is not None else "keep"
 
     def __repr__(self):
         state = ("not started", "open", "closed")[<int>self.state]
@@ -560,10 +564,11 @@ cdef object session_wall(Session s, int64_t moment):
 
 
 cdef inline int session_read(Session s) except -1:
-    s.looked = True
-    if not s.started:
-        if s.state == CLOSED:
+    if not s.looked:
+        if s.state == CLOSED:           # the response has left without saying that it depends on the session
             raise errors.SessionClosed("the session was closed before it was ever read; read it before close()")
+        s.looked = True
+    if s.state == HANDLE:
         session_start(s)
     return 0
 
@@ -593,7 +598,6 @@ cdef int session_started(Session s, record) except -1:
 
 cdef inline int session_begin(Session s, Record record) except -1:
     s.state = OPEN
-    s.started = True
     s.base = record
     if record is None and s.name is not None and not s.own_name:
         if s.policy.strict or not well_formed(s.name):
@@ -664,22 +668,26 @@ cdef Change *change_indexed(Session s, object key) noexcept:
     return &s.changes[<Py_ssize_t>position] if position is not None else NULL
 
 
-cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind) except -1:
+cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyObject *origin=NULL) except -1:
     """Set or replace the change of a key."""
     cdef Change *c = change_find(s, key)
-    cdef PyObject *old
+    cdef Change old
     Py_XINCREF(value)
+    Py_XINCREF(origin)
     if c != NULL:
-        old = c.value
+        old = c[0]
         c.value = value
+        c.origin = origin
         c.kind = kind
-        Py_XDECREF(old)             # last: this may run anything
+        Py_XDECREF(old.value)       # last: this may run anything
+        Py_XDECREF(old.origin)
         return 0
     if s.count == s.room:
         try:
             changes_grow(s)
         except:
             Py_XDECREF(value)
+            Py_XDECREF(origin)
             raise
     if s.index is not None:
         s.index[key] = s.count
@@ -687,6 +695,7 @@ cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind) exc
     c = &s.changes[s.count]
     c.key = <PyObject *>key
     c.value = value
+    c.origin = origin
     c.kind = kind
     s.count += 1
     if s.count == CHANGES_SCANNED:
@@ -733,6 +742,7 @@ cdef void changes_clear(Session s) noexcept:
     for i in range(count):
         Py_DECREF(<object>changes[i].key)
         Py_XDECREF(changes[i].value)
+        Py_XDECREF(changes[i].origin)
     if changes != few:
         PyMem_Free(changes)
 
@@ -755,7 +765,7 @@ cdef object session_lend(Session s, object key, const char *p):
     cdef Entry e = entry_head(p)
     value = entry_load(p, True)
     if (e.tag & TAG_MASK) == TAG_FROZEN and s.state != CLOSED:
-        change_put(s, key, <PyObject *>value, LENT)
+        change_put(s, key, <PyObject *>value, LENT, entry_box(p, e).ref)
     return value
 
 
@@ -832,8 +842,7 @@ cdef inline int session_write(Session s) except -1:
 cdef inline int session_set(Session s, object key, object value) except -1:
     if s.state != OPEN or not s.looked:
         session_write(s)
-    if type(key) is not str:
-        raise TypeError(f"session keys are str, not {type(key).__name__}")
+    require_str_key(key)
     if not s.policy.any_object:
         check_top_level(key, value)
     return change_put(s, key, <PyObject *>value, WRITTEN)
@@ -867,13 +876,9 @@ cdef enum Plan:
     COMMIT = 3
 
 
-cdef bint change_counts(Session s, const Change *c) except -1:
-    """Whether a change would write: written, taken away, or lent and by now different from what is stored."""
-    cdef const char *p
-    if c.kind != LENT or s.cleared:
-        return True
-    p = record_find(s.base, <object>c.key)
-    return p == NULL or not same(<object>c.value, entry_load(p, False))
+cdef inline bint change_counts(const Change *c) except -1:
+    """Whether a change would write: written, taken away, or lent and changed in place since."""
+    return True if c.kind != LENT else not same(<object>c.value, <object>c.origin)
 
 
 cdef bint session_is_dirty(Session s) except -1:
@@ -881,7 +886,7 @@ cdef bint session_is_dirty(Session s) except -1:
     if s.new_ttl > 0 or (s.cleared and s.base is not None):
         return True
     for i in range(s.count):
-        if change_counts(s, &s.changes[i]) and (s.base is not None or s.changes[i].kind != TAKEN_AWAY):
+        if change_counts(&s.changes[i]) and (s.base is not None or s.changes[i].kind != TAKEN_AWAY):
             return True
     return False
 
@@ -947,7 +952,7 @@ cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, 
             raise MemoryError()
     try:
         for i in range(s.count):
-            if s.changes[i].kind == LENT and not change_counts(s, &s.changes[i]):
+            if s.changes[i].kind == LENT and not change_counts(&s.changes[i]):
                 continue
             cells[n].box = NULL
             n += 1
@@ -1037,7 +1042,7 @@ cdef Delta session_delta(Session s):
         key = <object>s.changes[i].key
         if s.changes[i].kind == TAKEN_AWAY:
             removed.append(key)
-        elif change_counts(s, &s.changes[i]):
+        elif change_counts(&s.changes[i]):
             values[key] = <object>s.changes[i].value
     return Delta(values, removed, s.cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
                  s.policy.any_object)
@@ -1051,6 +1056,7 @@ cdef int session_touched(Session s) except -1:
 cdef int session_saved(Session s, Record record) except -1:
     """The storage holds `record` now (None: nothing). Containers the caller may still change in place stay on loan."""
     cdef Py_ssize_t i
+    s.ended = record is None and s.base is not None
     s.base = record
     s.cleared = False
     s.new_ttl = -1
@@ -1067,12 +1073,25 @@ cdef int session_saved(Session s, Record record) except -1:
 
 
 cdef int session_keep_loans(Session s) except -1:
+    """What was just written was copied into the record; what was only lent still stems from where it did."""
     cdef Py_ssize_t i
-    loans = [(<object>s.changes[i].key, <object>s.changes[i].value) for i in range(s.count)
-             if s.changes[i].kind != TAKEN_AWAY and is_container(<object>s.changes[i].value)]
+    cdef const char *p
+    cdef Entry e
+    cdef list loans = []
+    for i in range(s.count):
+        if s.changes[i].kind == TAKEN_AWAY or not is_container(<object>s.changes[i].value):
+            continue
+        key = <object>s.changes[i].key
+        if s.changes[i].kind == LENT and not change_counts(&s.changes[i]):
+            loans.append((key, <object>s.changes[i].value, <object>s.changes[i].origin))
+            continue
+        p = record_find(s.base, key)
+        e = entry_head(p) if p != NULL else Entry(TAG_NONE, 0, 0)
+        if (e.tag & TAG_MASK) == TAG_FROZEN:
+            loans.append((key, <object>s.changes[i].value, <object>entry_box(p, e).ref))
     changes_clear(s)
-    for key, value in loans:
-        change_put(s, key, <PyObject *>value, LENT)
+    for key, value, origin in loans:
+        change_put(s, key, <PyObject *>value, LENT, <PyObject *>origin)
     return 0
 
 
@@ -1096,7 +1115,7 @@ cdef int session_forget(Session s) except -1:
     s.cleared = False
     s.new_ttl = -1
     s.looked = True
-    s.started = True
+    s.ended = True
     return 0
 
 

@@ -495,9 +495,6 @@ def test_V7_a_slow_reader_does_not_overwrite_the_cookie_of_a_log_in(make_site: M
     assert make_site(read).request([(b"cookie", jar.header())]).body == b"1"
 
 
-@pytest.mark.xfail(
-    reason="a session cannot tell yet whether it ended here or was dead on arrival", strict=True
-)
 def test_V7_a_late_reader_does_not_delete_the_cookie_of_a_log_in(make_site: MakeSite) -> None:
     """A request that left the browser with the old id and is handled after the log-in: single-page apps."""
     old = begin(make_site)
