@@ -51,7 +51,11 @@ def measure(count: int) -> dict[str, float]:
 
     best: dict[str, float] = {}
     position = 0
-    kinds: dict[str, Callable[[list[str]], None]] = {"dict.get": lookup, "read cycle": read, "write cycle": write}
+    kinds: dict[str, Callable[[list[str]], None]] = {
+        "dict.get": lookup,
+        "read cycle": read,
+        "write cycle": write,
+    }
     for _ in range(ROUNDS):
         for name, run in kinds.items():
             part = [ids[(position + n) % count] for n in range(CYCLES)]
@@ -65,11 +69,17 @@ def measure(count: int) -> dict[str, float]:
 
 def table(rows: dict[int, dict[str, float]]) -> str:
     names = ("dict.get", "read cycle", "write cycle")
-    lines = ["| sessions | " + " | ".join(f"{name}, ns" for name in names) + " | read / dict.get | write / dict.get |"]
+    lines = [
+        "| sessions | "
+        + " | ".join(f"{name}, ns" for name in names)
+        + " | read / dict.get | write / dict.get |"
+    ]
     lines.append("|---:|" + "---:|" * 5)
     for count, row in rows.items():
         bare, read, write = (row[name] for name in names)
-        lines.append(f"| {count:,} | {bare:.0f} | {read:.0f} | {write:.0f} | {read / bare:.1f} | {write / bare:.1f} |")
+        lines.append(
+            f"| {count:,} | {bare:.0f} | {read:.0f} | {write:.0f} | {read / bare:.1f} | {write / bare:.1f} |"
+        )
     return "\n".join(lines)
 
 

@@ -8,8 +8,8 @@ from time import perf_counter_ns
 from typing import Any
 
 import pytest
-
 from conftest import fill
+
 from cysession import Manager, MemoryStorage
 from cysession._core import SessionTable
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-
 from conftest import LOOP, NAME
+
 from cysession import Manager
 
 pytestmark = pytest.mark.benchmark(group="hot, per 1000 operations")

@@ -47,7 +47,9 @@ print(json.dumps({{"bytes": grown / count, "gc_ms": min(pauses) * 1e3}}))
 """
 
 
-@pytest.mark.benchmark(group="memory of 1,000,000 sessions (see extra info: bytes a session, full collection in ms)")
+@pytest.mark.benchmark(
+    group="memory of 1,000,000 sessions (see extra info: bytes a session, full collection in ms)"
+)
 @pytest.mark.parametrize("kind", ["three keys", "no data", "dict of dicts"])
 def test_memory(benchmark: Any, kind: str) -> None:
     script = SCRIPT.format(bench=__file__.rpartition("/")[0], kind=kind, count=MILLION)
@@ -57,5 +59,7 @@ def test_memory(benchmark: Any, kind: str) -> None:
         benchmark.extra_info.update(json.loads(out.stdout))
 
     benchmark.pedantic(run, rounds=1)
-    print(f"\n{kind}: {benchmark.extra_info['bytes']:.0f} bytes a session, "
-          f"full collection {benchmark.extra_info['gc_ms']:.1f} ms")
+    print(
+        f"\n{kind}: {benchmark.extra_info['bytes']:.0f} bytes a session, "
+        f"full collection {benchmark.extra_info['gc_ms']:.1f} ms"
+    )

@@ -8,8 +8,8 @@ and stand here for orientation; the ratios of this file are against `dict.get` o
 from typing import Any
 
 import pytest
-
 from conftest import LOOP, NAME, populate
+
 from cysession import Manager, MemoryStorage
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)

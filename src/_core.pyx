@@ -48,6 +48,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from datetime import timedelta, timezone
 from sys import modules
+from threading import RLock
 from time import time_ns
 
 import_datetime()
@@ -92,6 +93,12 @@ cdef extern from *:
     const int64_t NO_CAP "no_cap"
 
 errors = None           # cysession.errors, handed in by `_use_errors`: this module imports nothing of the package
+
+
+def asyncio_lock():
+    from asyncio import Lock        # not before a storage that does I/O is awaited: it takes a while to import
+
+    return Lock()
 
 
 def _use_errors(module):

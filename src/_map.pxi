@@ -122,7 +122,7 @@ cdef class SessionTable:
         """Remove a session. True: it was live. Final: no later commit brings it back."""
         return map_delete(&self.map, session_id, map_now(&self.map))
 
-    def rename(self, old_id, new_id, grace=0.0, birth=0):
+    def rename(self, old_id, new_id, grace=0.0, birth=0, ttl=None):
         """Move a session to a fresh id, which the old one follows for `grace` seconds; the record moved, or None.
 
         `birth`, if given, must be the record's: another one under the same id stays where it is.
@@ -130,7 +130,8 @@ cdef class SessionTable:
         cdef Record record = map_load(&self.map, old_id, map_now(&self.map), self.map.ttl, False)
         if record is None or (birth and birth != record._birth):
             return None
-        return map_rename(&self.map, old_id, new_id, record, map_now(&self.map), self.map.ttl, ns_of_or_zero(grace, "grace"))
+        return map_rename(&self.map, old_id, new_id, record, map_now(&self.map), self._ttl_or(ttl),
+                          ns_of_or_zero(grace, "grace"))
 
     def __contains__(self, session_id):
         return map_load(&self.map, session_id, map_now(&self.map), self.map.ttl, False) is not None

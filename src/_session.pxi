@@ -135,6 +135,10 @@ cdef class Session:
     cdef Change few[CHANGES_INLINE]
     cdef Py_ssize_t count
     cdef Py_ssize_t room
+    cdef uint64_t edits         # grows with every change: a save tells by it what came in while it was under way
+    cdef uint64_t cleared_at    # the edit that was the last remove_all
+    cdef object saving          # the lock of saves that do I/O, made by the first
+    cdef object asaving         # the same for awaited ones
     cdef int64_t touched        # when the idle time was last begun anew
     cdef int64_t new_ttl        # ns; -1: unchanged
     cdef State state
@@ -360,6 +364,8 @@ cdef class Session:
         session_write(self)
         changes_clear(self)
         self.cleared = True
+        self.edits += 1
+        self.cleared_at = self.edits
 
     def clear(self):
         self.remove_all()
@@ -446,31 +452,36 @@ cdef class Session:
             session_started(self, None)
 
     async def asave(self):
-        """`save` without blocking the event loop."""
+        """`save` without blocking the event loop. Saves of one session wait for each other."""
         if self.policy.map != NULL:
             self.save()
             return
-        if self.state == HANDLE:
-            return
+        if self.asaving is None:
+            self.asaving = asyncio_lock()
+        async with self.asaving:
+            await self._asave()
+
+    async def _asave(self):
         storage = self.policy.storage
         plan = session_plan(self)
+        edits = self.edits
         if plan == TOUCH:
             await storage.atouch_record(self.name, self.base, session_ttl(self))
             session_touched(self)
         elif plan == CREATE:
             record = session_first_record(self)
-            while record is not None and not await storage.acreate_record(self.name, record, session_ttl(self)):
+            while not await storage.acreate_record(self.name, record, session_ttl(self)):
                 if self.own_name:
                     self.base = await storage.aload_record(self.name, self.policy.ttl)
                     if self.base is not None:
-                        await self.asave()
+                        await self._asave()
                         return
                 else:
                     session_redraw_name(self)
-            session_saved(self, record)
+            session_saved(self, record, edits)
         elif plan == COMMIT:
             delta = session_delta(self)
-            session_saved(self, await storage.acommit_record(self.name, self.base, delta, session_ttl(self)))
+            session_saved(self, await storage.acommit_record(self.name, self.base, delta, session_ttl(self)), edits)
 
     async def aclose(self):
         """`close` without blocking the event loop."""
@@ -485,7 +496,7 @@ cdef class Session:
         if self.name is not None:
             if self.policy.map != NULL:
                 session_delete(self)
-            else:
+            elif well_formed(self.name):
                 await self.policy.storage.adelete_record(self.name)
         session_forget(self)
 
@@ -672,6 +683,7 @@ cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyO
     """Set or replace the change of a key."""
     cdef Change *c = change_find(s, key)
     cdef Change old
+    s.edits += 1
     Py_XINCREF(value)
     Py_XINCREF(origin)
     if c != NULL:
@@ -912,32 +924,50 @@ cdef int session_plan(Session s) except -1:
 
 
 cdef int session_save(Session s) except -1:
-    cdef int plan = session_plan(s)
     cdef Map *map = s.policy.map
-    if plan == NOTHING:
-        return 0
-    if map != NULL:
-        if plan == TOUCH:
-            map_load(map, s.name, map_now(map), session_ttl(s), True)
-            return session_touched(s)
-        if plan == CREATE:
-            return session_create(s, map)
+    cdef int plan
+    if map == NULL:
+        return session_save_io(s)
+    plan = session_plan(s)
+    if plan == TOUCH:
+        map_load(map, s.name, map_now(map), session_ttl(s), True)
+        return session_touched(s)
+    if plan == CREATE:
+        return session_create(s, map)
+    if plan == COMMIT:
         return session_commit(s, map)
+    return 0
+
+
+cdef int session_save_io(Session s) except -1:
+    """Through the record protocol. While the storage is at work other threads may use the session, but not save it."""
+    if s.saving is None:
+        s.saving = RLock()
+    with s.saving:
+        session_save_record(s)
+    return 0
+
+
+cdef int session_save_record(Session s) except -1:
+    cdef int plan = session_plan(s)
+    cdef uint64_t edits = s.edits
     storage = s.policy.storage
     if plan == TOUCH:
         storage.touch_record(s.name, s.base, session_ttl(s))
         return session_touched(s)
     if plan == CREATE:
         record = session_first_record(s)
-        while record is not None and not storage.create_record(s.name, record, session_ttl(s)):
+        while not storage.create_record(s.name, record, session_ttl(s)):
             if s.own_name:          # somebody else created the session with the id we were told to use: join it
                 s.base = storage.load_record(s.name, s.policy.ttl)
                 if s.base is not None:
-                    return session_save(s)
+                    return session_save_record(s)
             else:
                 session_redraw_name(s)
-        return session_saved(s, record)
-    return session_saved(s, storage.commit_record(s.name, s.base, session_delta(s), session_ttl(s)))
+        return session_saved(s, record, edits)
+    if plan == COMMIT:
+        return session_saved(s, storage.commit_record(s.name, s.base, session_delta(s), session_ttl(s)), edits)
+    return 0
 
 
 cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, uint64_t birth):
@@ -971,9 +1001,8 @@ cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, 
 cdef int session_create(Session s, Map *map) except -1:
     cdef int64_t now = map_now(map)
     cdef int64_t cap = now + s.policy.max_age if s.policy.max_age else NO_CAP
+    cdef uint64_t edits = s.edits
     cdef Record record = session_merge(s, None, now, cap, <uint64_t>counter_add(&map.births, 1))
-    if record is None:
-        return session_saved(s, None)
     while not map_add(map, s.name, record, now, session_ttl(s), False):
         if s.own_name:
             s.base = map_load(map, s.name, now, s.policy.ttl, True)
@@ -982,14 +1011,15 @@ cdef int session_create(Session s, Map *map) except -1:
         else:
             session_redraw_name(s)
     s.touched = now
-    return session_saved(s, record)
+    return session_saved(s, record, edits)
 
 
 cdef int session_commit(Session s, Map *map) except -1:
     cdef int64_t now = map_now(map)
+    cdef uint64_t edits = s.edits
     cdef Record merged = map_merge(map, s.name, s.base, s, None, now, session_ttl(s))
     s.touched = now
-    return session_saved(s, merged)
+    return session_saved(s, merged, edits)
 
 
 cdef Record map_merge(Map *map, object name, Record base, Session s, Delta delta, int64_t now, int64_t ttl):
@@ -1053,45 +1083,58 @@ cdef int session_touched(Session s) except -1:
     return 0
 
 
-cdef int session_saved(Session s, Record record) except -1:
-    """The storage holds `record` now (None: nothing). Containers the caller may still change in place stay on loan."""
+cdef int session_saved(Session s, Record record, uint64_t edits) except -1:
+    """The storage holds `record` now (None: nothing), which has all changes up to `edits`; later ones stay."""
+    cdef bint later = s.edits != edits
     cdef Py_ssize_t i
     s.ended = record is None and s.base is not None
     s.base = record
-    s.cleared = False
-    s.new_ttl = -1
-    if record is None:
-        if not s.own_name:
-            s.name = None
+    if s.cleared_at <= edits:
+        s.cleared = False
+    if record is None or s.new_ttl == record._ttl:
+        s.new_ttl = -1
+    if record is None and not s.own_name:
+        s.name = None
+    if not later and record is None:
         changes_clear(s)
         return 0
     for i in range(s.count):
-        if s.changes[i].kind != TAKEN_AWAY and is_container(<object>s.changes[i].value):
-            return session_keep_loans(s)
+        if later or (s.changes[i].kind != TAKEN_AWAY and is_container(<object>s.changes[i].value)):
+            return changes_settle(s)
     changes_clear(s)
     return 0
 
 
-cdef int session_keep_loans(Session s) except -1:
-    """What was just written was copied into the record; what was only lent still stems from where it did."""
+cdef int changes_settle(Session s) except -1:
+    """Keep what the record just stored does not have yet, and the containers that may still change in place."""
     cdef Py_ssize_t i
-    cdef const char *p
-    cdef Entry e
-    cdef list loans = []
+    cdef list kept = []
     for i in range(s.count):
-        if s.changes[i].kind == TAKEN_AWAY or not is_container(<object>s.changes[i].value):
-            continue
-        key = <object>s.changes[i].key
-        if s.changes[i].kind == LENT and not change_counts(&s.changes[i]):
-            loans.append((key, <object>s.changes[i].value, <object>s.changes[i].origin))
-            continue
-        p = record_find(s.base, key)
-        e = entry_head(p) if p != NULL else Entry(TAG_NONE, 0, 0)
-        if (e.tag & TAG_MASK) == TAG_FROZEN:
-            loans.append((key, <object>s.changes[i].value, <object>entry_box(p, e).ref))
+        change_settle(s, &s.changes[i], kept)
     changes_clear(s)
-    for key, value, origin in loans:
-        change_put(s, key, <PyObject *>value, LENT, <PyObject *>origin)
+    for key, value, origin, kind in kept:
+        change_put(s, key, NULL if kind == TAKEN_AWAY else <PyObject *>value, <ChangeKind><int>kind,
+                   NULL if origin is None else <PyObject *>origin)
+    return 0
+
+
+cdef int change_settle(Session s, const Change *c, list kept) except -1:
+    cdef const char *p = NULL if s.cleared else record_find(s.base, <object>c.key)
+    cdef Entry e
+    key = <object>c.key
+    if c.kind == TAKEN_AWAY:
+        if p != NULL:
+            kept.append((key, None, None, TAKEN_AWAY))
+        return 0
+    value = <object>c.value
+    if c.kind == LENT and not change_counts(c):
+        kept.append((key, value, <object>c.origin, LENT))
+    elif p == NULL or not same(value, entry_load(p, False)):
+        kept.append((key, value, None if c.origin == NULL else <object>c.origin, c.kind))
+    elif is_container(value):
+        e = entry_head(p)
+        if (e.tag & TAG_MASK) == TAG_FROZEN:
+            kept.append((key, value, <object>entry_box(p, e).ref, LENT))
     return 0
 
 

@@ -48,7 +48,12 @@ class Manager(ManagerCore):
         if max_bytes < 0:
             raise ValueError("max_bytes must be 0 (no limit) or more")
         self._set_policy(
-            fresh_id=id_func or new_id, ttl=ttl, max_age=max_age, grace=grace, max_bytes=max_bytes, strict=strict
+            fresh_id=id_func or new_id,
+            ttl=ttl,
+            max_age=max_age,
+            grace=grace,
+            max_bytes=max_bytes,
+            strict=strict,
         )
         if storage is None:
             storage = open_storage("file://")

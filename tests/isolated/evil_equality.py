@@ -1,11 +1,11 @@
 """Comparing a set that was changed in place runs the __eq__ of what is in it, which may use the session."""
 
+import contextlib
 import faulthandler
 import sys
 from typing import Any
 
 from cysession import Manager, MemoryStorage, SessionError
-import contextlib
 
 faulthandler.dump_traceback_later(20, exit=True)
 

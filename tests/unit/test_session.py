@@ -537,7 +537,9 @@ def test_cookie_states(manager: Manager) -> None:
     assert state("", write) == "set"
     assert state(live()) == state(live(), read) == state(live(), write) == "keep"
     # An id found dead may have been rotated meanwhile: dropping the cookie could delete its successor (V7).
-    assert state(dead) == state(dead, read) == state(dead, lambda s: s.load()) == state("../x", read) == "keep"
+    assert (
+        state(dead) == state(dead, read) == state(dead, lambda s: s.load()) == state("../x", read) == "keep"
+    )
     assert state(dead, write) == "set"
     assert state(live(), USES["regenerate_id"]) == "set"
     assert state("", USES["regenerate_id"]) == "keep"

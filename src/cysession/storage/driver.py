@@ -42,7 +42,9 @@ class Driver:
             return
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=_run, args=(self._step, self._stopping, weakref.ref(self)), daemon=True)
+                thread = threading.Thread(
+                    target=_run, args=(self._step, self._stopping, weakref.ref(self)), daemon=True
+                )
                 thread.name = self._name
                 self._thread = thread
                 thread.start()

@@ -84,7 +84,7 @@ class MemoryStorage(Storage):
         return self.table.pop(session_id)
 
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
-        return self.table.rename(old_id, new_id, grace / 1e9, base.birth)
+        return self.table.rename(old_id, new_id, grace / 1e9, base.birth, ttl / 1e9)
 
     # ---- housekeeping --------------------------------------------------------------------------------------
 
