@@ -95,6 +95,18 @@ cdef extern from *:
 errors = None           # cysession.errors, handed in by `_use_errors`: this module imports nothing of the package
 
 
+cdef unsigned int forks = 0     # how many forks lie between the first process and this one
+
+
+def count_fork():
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=count_fork)
+
+
 def asyncio_lock():
     from asyncio import Lock        # not before a storage that does I/O is awaited: it takes a while to import
 

@@ -112,7 +112,11 @@ cdef struct Change:
 
 cdef enum:
     CHANGES_INLINE = 2
-    CHANGES_SCANNED = 12        # from here on a dict finds the change of a key
+
+cdef struct Taken:              # see changes_take
+    Change *changes
+    Py_ssize_t count
+    Change few[CHANGES_INLINE]
 
 
 @cython.final
@@ -130,7 +134,6 @@ cdef class Session:
     cdef object name            # the id this session answers to by now, or None
     cdef object id_func
     cdef Record base            # what is stored as far as this session knows; None: nothing
-    cdef dict index             # key -> position in `changes`, once there are many
     cdef Change *changes
     cdef Change few[CHANGES_INLINE]
     cdef Py_ssize_t count
@@ -139,6 +142,7 @@ cdef class Session:
     cdef uint64_t cleared_at    # the edit that was the last remove_all
     cdef object saving          # the lock of saves that do I/O, made by the first
     cdef object asaving         # the same for awaited ones
+    cdef unsigned int saving_forks      # how often this process had been forked off when `saving` was made
     cdef int64_t touched        # when the idle time was last begun anew
     cdef int64_t new_ttl        # ns; -1: unchanged
     cdef State state
@@ -660,23 +664,15 @@ cdef int session_redraw_name(Session s) except -1:
 cdef inline Change *change_find(Session s, object key) noexcept:
     """The change of `key`, or NULL. Most keys are constants of the program, so identity finds nearly all."""
     cdef Py_ssize_t i
-    if s.index is not None:
-        return change_indexed(s, key)
     for i in range(s.count):
         if s.changes[i].key == <PyObject *>key:
             return &s.changes[i]
-    if s.count and type(key) is str:
+    if s.count and type(key) is str:        # anything else is no key, and its __eq__ is not ours to run
         for i in range(s.count):
-            if PyUnicode_Compare(<object>s.changes[i].key, key) == 0:
+            if (text_hash(<object>s.changes[i].key) == text_hash(key)
+                    and PyUnicode_Compare(<object>s.changes[i].key, key) == 0):
                 return &s.changes[i]
     return NULL
-
-
-cdef Change *change_indexed(Session s, object key) noexcept:
-    if type(key) is not str:                # anything else is no key, and its __eq__ is not ours to run
-        return NULL
-    position = s.index.get(key)
-    return &s.changes[<Py_ssize_t>position] if position is not None else NULL
 
 
 cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyObject *origin=NULL) except -1:
@@ -701,8 +697,6 @@ cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyO
             Py_XDECREF(value)
             Py_XDECREF(origin)
             raise
-    if s.index is not None:
-        s.index[key] = s.count
     Py_INCREF(key)
     c = &s.changes[s.count]
     c.key = <PyObject *>key
@@ -710,8 +704,6 @@ cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyO
     c.origin = origin
     c.kind = kind
     s.count += 1
-    if s.count == CHANGES_SCANNED:
-        changes_index(s)
     return 0
 
 
@@ -728,13 +720,31 @@ cdef int changes_grow(Session s) except -1:
     return 0
 
 
-cdef int changes_index(Session s) except -1:
+cdef int changes_take(Session s, Taken *t) except -1:
+    """References of one's own to the changes: what freezes or compares values may run finalizers that change them."""
     cdef Py_ssize_t i
-    index = {}
-    for i in range(s.count):
-        index[<object>s.changes[i].key] = i
-    s.index = index
+    t.count = s.count
+    t.changes = t.few
+    if t.count > CHANGES_INLINE:
+        t.changes = <Change *>PyMem_Malloc(t.count * sizeof(Change))
+        if t.changes == NULL:
+            raise MemoryError()
+    memcpy(t.changes, s.changes, t.count * sizeof(Change))
+    for i in range(t.count):
+        Py_INCREF(<object>t.changes[i].key)
+        Py_XINCREF(t.changes[i].value)
+        Py_XINCREF(t.changes[i].origin)
     return 0
+
+
+cdef void changes_drop(Taken *t) noexcept:
+    cdef Py_ssize_t i
+    for i in range(t.count):
+        Py_DECREF(<object>t.changes[i].key)
+        Py_XDECREF(t.changes[i].value)
+        Py_XDECREF(t.changes[i].origin)
+    if t.changes != t.few:
+        PyMem_Free(t.changes)
 
 
 cdef void changes_clear(Session s) noexcept:
@@ -750,7 +760,6 @@ cdef void changes_clear(Session s) noexcept:
     s.count = 0
     s.changes = s.few
     s.room = CHANGES_INLINE
-    s.index = None
     for i in range(count):
         Py_DECREF(<object>changes[i].key)
         Py_XDECREF(changes[i].value)
@@ -775,9 +784,14 @@ cdef int session_visit_changes(Session s, visitproc visit, void *arg) noexcept:
 cdef object session_lend(Session s, object key, const char *p):
     """A committed value for the caller. A container is copied and remembered: it may change in place."""
     cdef Entry e = entry_head(p)
+    cdef Change *c
     value = entry_load(p, True)
     if (e.tag & TAG_MASK) == TAG_FROZEN and s.state != CLOSED:
-        change_put(s, key, <PyObject *>value, LENT, entry_box(p, e).ref)
+        c = change_find(s, key)
+        if c != NULL and c.kind != TAKEN_AWAY:      # set by a finalizer while the copy was made
+            return <object>c.value
+        if c == NULL:
+            change_put(s, key, <PyObject *>value, LENT, entry_box(p, e).ref)
     return value
 
 
@@ -785,6 +799,7 @@ cdef inline object session_find(Session s, object key, bint *found):
     """The value of a key; None and `found` left false when it is not set."""
     cdef Change *c
     cdef const char *p
+    cdef Record base            # kept while it is read: copying a value may run a finalizer that saves
     session_read(s)
     c = change_find(s, key)
     if c != NULL:
@@ -794,7 +809,8 @@ cdef inline object session_find(Session s, object key, bint *found):
         return <object>c.value
     if s.cleared:
         return None
-    p = record_find(s.base, key)
+    base = s.base
+    p = record_find(base, key)
     if p == NULL:
         return None
     found[0] = True
@@ -816,16 +832,21 @@ cdef bint session_has(Session s, object key) except -1:
 
 cdef object session_keys(Session s):
     """Stored keys in stored order, then the new ones."""
+    cdef Taken t
     cdef Py_ssize_t i
     cdef list keys = [] if s.cleared or s.base is None else record_keys(s.base)
     if s.count:
-        merged = dict.fromkeys(keys)
-        for i in range(s.count):
-            if s.changes[i].kind == TAKEN_AWAY:
-                merged.pop(<object>s.changes[i].key, None)
-            else:
-                merged[<object>s.changes[i].key] = None
-        keys = list(merged)
+        changes_take(s, &t)
+        try:
+            merged = dict.fromkeys(keys)
+            for i in range(t.count):
+                if t.changes[i].kind == TAKEN_AWAY:
+                    merged.pop(<object>t.changes[i].key, None)
+                else:
+                    merged[<object>t.changes[i].key] = None
+            keys = list(merged)
+        finally:
+            changes_drop(&t)
     return keys
 
 
@@ -894,12 +915,22 @@ cdef inline bint change_counts(const Change *c) except -1:
 
 
 cdef bint session_is_dirty(Session s) except -1:
+    cdef Taken t
     cdef Py_ssize_t i
     if s.new_ttl > 0 or (s.cleared and s.base is not None):
         return True
     for i in range(s.count):
-        if change_counts(&s.changes[i]) and (s.base is not None or s.changes[i].kind != TAKEN_AWAY):
+        if s.changes[i].kind == WRITTEN or (s.changes[i].kind == TAKEN_AWAY and s.base is not None):
             return True
+    if s.count == 0:
+        return False
+    changes_take(s, &t)
+    try:
+        for i in range(t.count):
+            if t.changes[i].kind == LENT and change_counts(&t.changes[i]):
+                return True
+    finally:
+        changes_drop(&t)
     return False
 
 
@@ -941,8 +972,9 @@ cdef int session_save(Session s) except -1:
 
 cdef int session_save_io(Session s) except -1:
     """Through the record protocol. While the storage is at work other threads may use the session, but not save it."""
-    if s.saving is None:
-        s.saving = RLock()
+    if s.saving is None or s.saving_forks != forks:
+        s.saving = RLock()              # in a forked child the old one may be held by a thread that is not there
+        s.saving_forks = forks
     with s.saving:
         session_save_record(s)
     return 0
@@ -972,30 +1004,34 @@ cdef int session_save_record(Session s) except -1:
 
 cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, uint64_t birth):
     """This session's changes laid over `base`: the record to store, or None if nothing is left."""
+    cdef Taken t
     cdef Cell few[CHANGES_INLINE]
     cdef Cell *cells = few
     cdef Py_ssize_t n = 0, i
     cdef int64_t ttl = s.new_ttl if s.new_ttl > 0 else base._ttl if base is not None else 0
-    if s.count > CHANGES_INLINE:
-        cells = <Cell *>PyMem_Malloc(s.count * sizeof(Cell))
-        if cells == NULL:
-            raise MemoryError()
+    cdef bint cleared = s.cleared
+    changes_take(s, &t)
     try:
-        for i in range(s.count):
-            if s.changes[i].kind == LENT and not change_counts(&s.changes[i]):
+        if t.count > CHANGES_INLINE:
+            cells = <Cell *>PyMem_Malloc(t.count * sizeof(Cell))
+            if cells == NULL:
+                raise MemoryError()
+        for i in range(t.count):
+            if t.changes[i].kind == LENT and not change_counts(&t.changes[i]):
                 continue
             cells[n].box = NULL
             n += 1
-            if s.changes[i].kind == TAKEN_AWAY:
-                cell_fill_key(&cells[n - 1], <object>s.changes[i].key)
+            if t.changes[i].kind == TAKEN_AWAY:
+                cell_fill_key(&cells[n - 1], <object>t.changes[i].key)
                 cells[n - 1].tag = REMOVED
             else:
-                cell_fill(&cells[n - 1], <object>s.changes[i].key, <object>s.changes[i].value, s.policy.any_object)
-        return pack_merge(None if s.cleared else base, cells, n, created, cap, ttl, birth, s.policy.max_bytes)
+                cell_fill(&cells[n - 1], <object>t.changes[i].key, <object>t.changes[i].value, s.policy.any_object)
+        return pack_merge(None if cleared else base, cells, n, created, cap, ttl, birth, s.policy.max_bytes)
     finally:
         cells_release(cells, n)
         if cells != few:
             PyMem_Free(cells)
+        changes_drop(&t)
 
 
 cdef int session_create(Session s, Map *map) except -1:
@@ -1003,13 +1039,20 @@ cdef int session_create(Session s, Map *map) except -1:
     cdef int64_t cap = now + s.policy.max_age if s.policy.max_age else NO_CAP
     cdef uint64_t edits = s.edits
     cdef Record record = session_merge(s, None, now, cap, <uint64_t>counter_add(&map.births, 1))
-    while not map_add(map, s.name, record, now, session_ttl(s), False):
+    if record is None:                      # a finalizer took the changes back
+        return 0
+    if s.name is None:
+        session_draw_name(s)
+    name = s.name
+    while not map_add(map, name, record, now, session_ttl(s), False):
         if s.own_name:
             s.base = map_load(map, s.name, now, s.policy.ttl, True)
             if s.base is not None:
                 return session_commit(s, map)
         else:
             session_redraw_name(s)
+            name = s.name
+    s.name = name
     s.touched = now
     return session_saved(s, record, edits)
 
@@ -1017,8 +1060,14 @@ cdef int session_create(Session s, Map *map) except -1:
 cdef int session_commit(Session s, Map *map) except -1:
     cdef int64_t now = map_now(map)
     cdef uint64_t edits = s.edits
-    cdef Record merged = map_merge(map, s.name, s.base, s, None, now, session_ttl(s))
+    cdef Record base = s.base, merged
+    name = s.name
+    if base is None or name is None:        # planning ran a finalizer that ended the session: plan again
+        return session_save(s)
+    merged = map_merge(map, name, base, s, None, now, session_ttl(s))
     s.touched = now
+    if s.name is None and merged is not None:
+        s.name = name                       # a finalizer ended the session while it was being merged
     return session_saved(s, merged, edits)
 
 
@@ -1065,16 +1114,22 @@ cdef Record session_first_record(Session s):
 
 cdef Delta session_delta(Session s):
     """The changes as an object, for storages of the record protocol."""
+    cdef Taken t
     cdef Py_ssize_t i
     cdef dict values = {}
     cdef list removed = []
-    for i in range(s.count):
-        key = <object>s.changes[i].key
-        if s.changes[i].kind == TAKEN_AWAY:
-            removed.append(key)
-        elif change_counts(&s.changes[i]):
-            values[key] = <object>s.changes[i].value
-    return Delta(values, removed, s.cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
+    cdef bint cleared = s.cleared
+    changes_take(s, &t)
+    try:
+        for i in range(t.count):
+            key = <object>t.changes[i].key
+            if t.changes[i].kind == TAKEN_AWAY:
+                removed.append(key)
+            elif change_counts(&t.changes[i]):
+                values[key] = <object>t.changes[i].value
+    finally:
+        changes_drop(&t)
+    return Delta(values, removed, cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
                  s.policy.any_object)
 
 
@@ -1087,7 +1142,8 @@ cdef int session_saved(Session s, Record record, uint64_t edits) except -1:
     """The storage holds `record` now (None: nothing), which has all changes up to `edits`; later ones stay."""
     cdef bint later = s.edits != edits
     cdef Py_ssize_t i
-    s.ended = record is None and s.base is not None
+    cdef Record old = s.base            # dropped at the end: that may run a finalizer, which must meet a whole session
+    s.ended = record is None and old is not None
     s.base = record
     if s.cleared_at <= edits:
         s.cleared = False
@@ -1107,20 +1163,35 @@ cdef int session_saved(Session s, Record record, uint64_t edits) except -1:
 
 cdef int changes_settle(Session s) except -1:
     """Keep what the record just stored does not have yet, and the containers that may still change in place."""
+    cdef Taken t
     cdef Py_ssize_t i
-    cdef list kept = []
-    for i in range(s.count):
-        change_settle(s, &s.changes[i], kept)
+    cdef uint64_t edits
+    cdef Record base = s.base
+    cdef list kept
+    while True:
+        kept = []
+        edits = s.edits
+        changes_take(s, &t)
+        try:
+            for i in range(t.count):
+                change_settle(base, s.cleared, &t.changes[i], kept)
+        finally:
+            changes_drop(&t)
+        if s.edits == edits:                # nothing came in while values were compared
+            break
     changes_clear(s)
     for key, value, origin, kind in kept:
-        change_put(s, key, NULL if kind == TAKEN_AWAY else <PyObject *>value, <ChangeKind><int>kind,
-                   NULL if origin is None else <PyObject *>origin)
+        if change_find(s, key) == NULL:
+            change_put(s, key, NULL if kind == TAKEN_AWAY else <PyObject *>value, <ChangeKind><int>kind,
+                       NULL if origin is None else <PyObject *>origin)
     return 0
 
 
-cdef int change_settle(Session s, const Change *c, list kept) except -1:
-    cdef const char *p = NULL if s.cleared else record_find(s.base, <object>c.key)
+cdef int change_settle(Record base, bint cleared, const Change *c, list kept) except -1:
+    cdef const char *p = record_find(base, <object>c.key)
     cdef Entry e
+    if cleared:
+        p = NULL
     key = <object>c.key
     if c.kind == TAKEN_AWAY:
         if p != NULL:
@@ -1149,8 +1220,8 @@ cdef int session_delete(Session s) except -1:
 
 
 cdef int session_forget(Session s) except -1:
-    """After a destroy: an open session without record, id and changes."""
-    changes_clear(s)
+    """After a destroy: an open session without record, id and changes. What is dropped is dropped last."""
+    cdef Record old = s.base
     s.state = OPEN
     s.base = None
     s.name = None
@@ -1159,6 +1230,7 @@ cdef int session_forget(Session s) except -1:
     s.new_ttl = -1
     s.looked = True
     s.ended = True
+    changes_clear(s)
     return 0
 
 

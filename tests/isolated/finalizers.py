@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from cysession import Manager, MemoryStorage, Record, SessionGone
+from cysession import Manager, MemoryStorage, Record, SessionClosed, SessionGone
 from cysession._core import SessionTable
 from cysession.testing import FakeClock
 
@@ -50,8 +50,8 @@ class Bomb:
                     self.session.discard()
                 if draw.random() < 0.2:
                     self.session.save()
-        except (ValueError, SessionGone):
-            pass  # the new id was in use; the session was destroyed
+        except (ValueError, SessionGone, SessionClosed):
+            pass  # the new id was in use; the session was destroyed or is closed
         except BaseException as error:
             errors.append(error)
 

@@ -1,4 +1,7 @@
-"""Fork again and again while four threads hammer one table: each child works at once, with ids of its own."""
+"""Fork again and again while four threads hammer one table: each child works at once, with ids of its own.
+
+Argument: "table", or "protocol" to reach the table through the record protocol of storages.
+"""
 
 import os
 import random
@@ -9,6 +12,7 @@ import time
 
 from cysession import Manager, MemoryStorage, SessionGone
 from cysession.ids import new_id
+from cysession.testing import FaultyStorage
 
 FORKS, OPERATIONS, SECONDS = 15, 100, 2
 
@@ -29,7 +33,7 @@ def hammer(seed: int) -> None:
         known = [*known[-50:], session.id]
         if draw.random() < 0.2:
             manager.new(known.pop(0)).destroy()
-        storage.table.expire(10)
+        memory.table.expire(10)
         shared["n"] = seed
         shared.save()
 
@@ -37,7 +41,7 @@ def hammer(seed: int) -> None:
 def child(report: int) -> None:
     """Everything once more, in a time that a lock left held by a thread of the parent would not allow."""
     signal.alarm(SECONDS)  # its default action ends the process
-    storage.table._check()
+    memory.table._check()
     assert shared["n"] >= 0
     shared["child"] = os.getpid()
     shared.save()
@@ -52,10 +56,10 @@ def child(report: int) -> None:
             session["n"] = [n]
         if n % 3 == 0:
             manager.new(session.id).destroy()
-    storage.table.expire(1000)
-    storage.table._check()
-    assert len(storage) >= OPERATIONS // 2
-    assert storage._driver.running, "the child has no expiry thread"
+    memory.table.expire(1000)
+    memory.table._check()
+    assert len(memory) >= OPERATIONS // 2
+    assert memory._driver.running, "the child has no expiry thread"
     ids += [new_id() for _ in range(100)]
     os.write(report, "\n".join(ids).encode())
     os._exit(0)
@@ -89,12 +93,12 @@ def main() -> None:
     stop.append(1)
     for thread in threads:
         thread.join()
-    storage.table._check()
+    memory.table._check()
 
 
 stop: list[int] = []
-storage = MemoryStorage()
-manager = Manager(storage=storage)
+memory = MemoryStorage()
+manager = Manager(storage=FaultyStorage(memory) if sys.argv[1] == "protocol" else memory)
 shared = manager.new()
 shared["n"] = 0
 shared.save()

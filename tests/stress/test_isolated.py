@@ -36,8 +36,9 @@ def test_every_script_is_run() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_forked_under_load_works_at_once() -> None:
-    run("forks.py")
+@pytest.mark.parametrize("way", ["table", "protocol"])
+def test_a_child_forked_under_load_works_at_once(way: str) -> None:
+    run("forks.py", way)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

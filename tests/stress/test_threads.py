@@ -357,7 +357,7 @@ def test_what_on_expire_sets_on_a_session_being_saved_is_saved_by_the_next() -> 
     manager = Manager(10, storage, clock=clock)
     session = manager.new()
     for n in range(500):
-        storage.table.add(f"old-{n}")
+        storage.table.add(f"old-{n}", None, 10)
     clock.advance(100)
     session["early"] = 1
     session.save()
