@@ -165,7 +165,11 @@ def test_commits_of_all_threads_add_up() -> None:
 
 
 def test_a_rotation_under_fire_carries_the_last_commit_over() -> None:
-    table = SessionTable(10)
+    def clock() -> float:
+        time.sleep(0)  # lets a commit in between the steps of a rotation
+        return 1000.0
+
+    table = SessionTable(10, clock=clock)
     base = Record.build({"n": -1}, 0, birth=9)
     table.add("0", base)
     last, moves = [-1], 300
