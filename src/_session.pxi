@@ -1167,7 +1167,7 @@ cdef int changes_settle(Session s) except -1:
     cdef Py_ssize_t i
     cdef uint64_t edits
     cdef Record base = s.base
-    cdef list kept
+    cdef list kept = []
     while True:
         kept = []
         edits = s.edits
@@ -1221,7 +1221,8 @@ cdef int session_delete(Session s) except -1:
 
 cdef int session_forget(Session s) except -1:
     """After a destroy: an open session without record, id and changes. What is dropped is dropped last."""
-    cdef Record old = s.base
+    cdef PyObject *old = <PyObject *>s.base
+    Py_INCREF(s.base)
     s.state = OPEN
     s.base = None
     s.name = None
@@ -1231,6 +1232,7 @@ cdef int session_forget(Session s) except -1:
     s.looked = True
     s.ended = True
     changes_clear(s)
+    Py_DECREF(<object>old)
     return 0
 
 
