@@ -183,9 +183,12 @@ def test_a_rotation_under_fire_carries_the_last_commit_over() -> None:
                     n += 1
 
     def rotate() -> None:
-        for i in range(moves):
-            assert table.rename(str(i), str(i + 1), 5 if i % 2 else 0) is not None
-            last[0] = i + 1
+        try:
+            for i in range(moves):
+                assert table.rename(str(i), str(i + 1), 5 if i % 2 else 0) is not None
+                last[0] = i + 1
+        finally:
+            last[0] = moves  # whatever happened, the others end
 
     together(commit, commit, rotate)
     assert table.get(str(moves)) is not None
