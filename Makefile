@@ -46,5 +46,5 @@ sanitize:
 
 clean:
 	rm -rf .venv .venv.lock build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
-	rm -rf src/*.egg-info src/_core.c src/_core.html src/cysession/_core.*.so tests/native/*.so
+	rm -rf src/*.egg-info src/_core.c src/*.html src/cysession/_core.*.so tests/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

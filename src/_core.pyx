@@ -30,7 +30,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from _clock cimport clock_now
-from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, thread_stripe
+from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, take_pointer, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
     TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, boxed_key_weight, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,

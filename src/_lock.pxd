@@ -43,6 +43,14 @@ cdef extern from * nogil:
       #define counter_add(p, n) (*(p) += (n))
       #define counter_read(p) (*(p))
     #endif
+    /* Take a pointer out of its place: of several threads one gets it, the others NULL. */
+    #if !defined(Py_GIL_DISABLED)
+      static inline PyObject *take_pointer(PyObject **place) { PyObject *p = *place; *place = NULL; return p; }
+    #elif defined(_MSC_VER)
+      #define take_pointer(place) ((PyObject *)_InterlockedExchangePointer((void *volatile *)(place), NULL))
+    #else
+      #define take_pointer(place) __atomic_exchange_n((place), NULL, __ATOMIC_ACQ_REL)
+    #endif
     /* Where all threads would write to one count, each uses one of STRIPES copies. */
     #if defined(Py_GIL_DISABLED)
       #define STRIPES 32
@@ -62,6 +70,7 @@ cdef extern from * nogil:
       #define thread_stripe() 0
     #endif
     """
+    PyObject *take_pointer(PyObject **place) noexcept
     enum:
         STRIPES
     unsigned int thread_stripe() noexcept

@@ -342,6 +342,7 @@ cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t
     cdef Node *dead = NULL
     cdef Outcome outcome
     cdef PyObject *held
+    cdef PyObject *wake
     if not key_from(&key, session_id):
         raise ValueError(f"a session id has 1 to {ID_MAX} ASCII characters")
     if bounded and m.max_sessions > 0 and counter_read(&m.live) >= m.max_sessions:
@@ -361,9 +362,9 @@ cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t
     if outcome == NO_MEMORY:
         raise MemoryError()
     if m.wake != NULL:
-        wake = <object>m.wake
-        replace_ref(&m.wake, None)
-        wake()
+        wake = take_pointer(&m.wake)
+        if wake != NULL:
+            steal(wake)()
     return outcome == DONE
 
 

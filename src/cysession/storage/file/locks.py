@@ -110,7 +110,7 @@ class Locks:
         self._threads = [threading.Lock() for _ in range(STRIPES)]
 
     def close(self) -> None:
-        for stripe in range(STRIPES):
+        for stripe in range(len(self._files)):  # at exit the module's names may be gone
             self._close(stripe)
 
     __del__ = close
