@@ -1,6 +1,10 @@
 """Fork again and again while four threads hammer one table: each child works at once, with ids of its own.
 
 Argument: "table", or "protocol" to reach the table through the record protocol of storages.
+
+Without a GIL the child leaves those Python objects alone that the parent's threads were fighting for: the lock of
+such an object may have been handed to a thread that does not exist in the child, and CPython 3.13 does not renew
+it. A plain dict or list then hangs there as well.
 """
 
 import os
@@ -13,6 +17,14 @@ import time
 from cysession import Manager, MemoryStorage, SessionGone
 from cysession.ids import new_id
 from cysession.testing import FaultyStorage
+
+
+class Protocol(FaultyStorage):
+    """The record protocol over another storage, without the lists that a FaultyStorage keeps."""
+
+    def _begin(self, name: str, session_id: str) -> None:
+        pass
+
 
 FORKS, OPERATIONS, SECONDS = 15, 100, 2
 
@@ -42,10 +54,11 @@ def child(report: int) -> None:
     """Everything once more, in a time that a lock left held by a thread of the parent would not allow."""
     signal.alarm(SECONDS)  # its default action ends the process
     memory.table._check()
-    assert shared["n"] >= 0
-    shared["child"] = os.getpid()
-    shared.save()
-    assert manager.new(shared.id)["child"] == os.getpid()
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        assert shared["n"] >= 0
+        shared["child"] = os.getpid()
+        shared.save()
+    assert manager.new(shared_id)["n"] >= 0
     ids = []
     for n in range(OPERATIONS):
         with manager.new() as session:
@@ -98,9 +111,10 @@ def main() -> None:
 
 stop: list[int] = []
 memory = MemoryStorage()
-manager = Manager(storage=FaultyStorage(memory) if sys.argv[1] == "protocol" else memory)
+manager = Manager(storage=Protocol(memory) if sys.argv[1] == "protocol" else memory)
 shared = manager.new()
 shared["n"] = 0
 shared.save()
+shared_id = shared.id
 main()
 sys.stdout.write("ok\n")

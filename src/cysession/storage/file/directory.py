@@ -57,7 +57,10 @@ class Directory:
             os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        try:  # noqa: SIM105 - at exit contextlib may be gone as well
+            self.close()
+        except (AttributeError, TypeError):
+            pass  # the interpreter is going, and the system closes the file
 
     def recover(self) -> bool:
         """Whether the directory had been removed or replaced; if so, it is made and opened again."""

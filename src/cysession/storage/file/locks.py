@@ -113,7 +113,11 @@ class Locks:
         for stripe in range(len(self._files)):  # at exit the module's names may be gone
             self._close(stripe)
 
-    __del__ = close
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 - at exit contextlib may be gone as well
+            self.close()
+        except (AttributeError, TypeError):
+            pass  # the interpreter is going, and the system closes the files
 
     def _close(self, stripe: int) -> None:
         fd, self._files[stripe] = self._files[stripe], -1
