@@ -983,12 +983,20 @@ cdef int session_save_io(Session s) except -1:
 cdef int session_save_record(Session s) except -1:
     cdef int plan = session_plan(s)
     cdef uint64_t edits = s.edits
+    cdef Record base = s.base
+    name = s.name
     storage = s.policy.storage
+    if plan == NOTHING:
+        return 0
+    if name is None or (base is None and plan != CREATE):
+        raise errors.SessionGone()      # another thread ended the session just now
     if plan == TOUCH:
-        storage.touch_record(s.name, s.base, session_ttl(s))
+        storage.touch_record(name, base, session_ttl(s))
         return session_touched(s)
     if plan == CREATE:
         record = session_first_record(s)
+        if record is None or s.name is None:
+            raise errors.SessionGone()
         while not storage.create_record(s.name, record, session_ttl(s)):
             if s.own_name:          # somebody else created the session with the id we were told to use: join it
                 s.base = storage.load_record(s.name, s.policy.ttl)
@@ -998,7 +1006,7 @@ cdef int session_save_record(Session s) except -1:
                 session_redraw_name(s)
         return session_saved(s, record, edits)
     if plan == COMMIT:
-        return session_saved(s, storage.commit_record(s.name, s.base, session_delta(s), session_ttl(s)), edits)
+        return session_saved(s, storage.commit_record(name, base, session_delta(s), session_ttl(s)), edits)
     return 0
 
 
