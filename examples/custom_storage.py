@@ -9,7 +9,7 @@ import threading
 import time
 
 from cysession import Manager, Record, Storage, codec
-from cysession.ids import storage_key
+from cysession.ids import locator, storage_key
 
 
 class SqliteStorage(Storage):
@@ -19,6 +19,9 @@ class SqliteStorage(Storage):
         self.lock = threading.Lock()  # one connection for all threads: one statement at a time
         self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.db.execute("CREATE TABLE IF NOT EXISTS sessions (name TEXT PRIMARY KEY, ends REAL, record BLOB)")
+
+    def locator(self, session_id: str) -> str:
+        return locator(session_id)  # the index of a user's sessions must not hold ids either
 
     def get_session(self, session_id: str, ttl: float) -> Record | None:
         query = "SELECT record FROM sessions WHERE name = ? AND ends > ?"

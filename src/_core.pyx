@@ -47,6 +47,7 @@ from _wheel cimport TICK_BITS, wheel_init
 import os
 from collections.abc import Mapping, MutableMapping
 from datetime import timedelta, timezone
+from hashlib import blake2s
 from sys import modules
 from threading import RLock
 from time import time_ns

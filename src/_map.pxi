@@ -23,7 +23,7 @@ cdef struct Map:                # a SessionTable's C side; whoever holds the tab
     int64_t births
     int64_t max_sessions
     PyObject *clock             # borrowed from the SessionTable; NULL: the native clock
-    PyObject *on_expire         # likewise
+    PyObject *on_expire         # likewise; NULL: nobody is told
     PyObject *wake              # owned; called once, by the first `add` to come
 
 
@@ -42,7 +42,7 @@ cdef class SessionTable:
     cdef void *memory           # what `map.shards` was aligned into
     cdef unsigned int next_shard
     cdef object clock
-    cdef object on_expire
+    cdef object on_expire       # every one there ever was: another thread may just be calling an old one
 
     def __cinit__(self, ttl=86400.0, *, clock=None, on_expire=None, max_sessions=0):
         cdef int i
@@ -50,8 +50,7 @@ cdef class SessionTable:
         self.map.ttl = ns_of(ttl, "ttl")
         self.map.max_sessions = max_sessions
         self.map.births = 1                     # EMPTY's
-        self.on_expire = on_expire
-        self.map.on_expire = NULL if on_expire is None else <PyObject *>on_expire
+        self._set_on_expire(on_expire)
         self.clock = clock
         self.map.clock = NULL if clock is None else <PyObject *>clock
         self.memory = calloc(1, SHARDS * sizeof(Shard) + 128)
@@ -213,6 +212,10 @@ cdef class SessionTable:
     def _wake_on_add(self, wake):
         """Call `wake()` once, when the next session is added: there is something to expire from then on."""
         replace_ref(&self.map.wake, wake)
+
+    def _set_on_expire(self, on_expire):
+        self.on_expire = (self.on_expire, on_expire)
+        self.map.on_expire = NULL if on_expire is None else <PyObject *>on_expire
 
     def _set_clock(self, clock):
         """Before the first session: deadlines of another clock mean nothing."""

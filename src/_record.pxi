@@ -47,6 +47,11 @@ cdef class Record:
     def size(self):
         return self._weight
 
+    @property
+    def handle(self):
+        """16 hex digits that name this session for life, in public: it cannot be presented as an id."""
+        return record_handle(self)
+
     def raw_items(self):
         """(key, value) pairs, values *not* copied: for encoders, which neither change nor keep them."""
         return record_items(self, False)
@@ -87,6 +92,11 @@ cdef class Record:
 
     def __repr__(self):
         return f"<Record of {self._count} keys, {self._weight} bytes>"
+
+
+cdef object record_handle(Record r):
+    cdef object birth = r._birth
+    return blake2s(birth.to_bytes(8, "little"), digest_size=8, person=b"cysessn").hexdigest()
 
 
 cdef uint64_t new_birth() except 0:
@@ -552,6 +562,9 @@ cdef class Delta:
     cdef readonly object ttl
     cdef Py_ssize_t _max_bytes
     cdef bint _any_object
+    cdef object _key                # of a computed change: see `computing`
+    cdef object _compute
+    cdef object _default
 
     def __init__(self, values=None, removed=(), cleared=False, ttl=None, max_bytes=0, any_object=False):
         self.values = dict(values) if values is not None else {}
@@ -561,11 +574,28 @@ cdef class Delta:
         self._max_bytes = max_bytes
         self._any_object = any_object
 
+    @staticmethod
+    def computing(key, compute, default=None, max_bytes=0, any_object=False):
+        """The change of one key to `compute(its value)`, computed anew for every state it is applied to."""
+        cdef Delta d = Delta(max_bytes=max_bytes, any_object=any_object)
+        d._key, d._compute, d._default = key, compute, default
+        return d
+
+    def against(self, Record record):
+        """These changes without anything left to compute, for this state of the session. Runs the user's code."""
+        cdef Delta d = self
+        if self._compute is not None:
+            value = self._default if record is None or self._key not in record else record[self._key]
+            d = Delta({self._key: self._compute(value)}, max_bytes=self._max_bytes, any_object=self._any_object)
+        return d
+
     def apply(self, Record record, int64_t now, int64_t cap):
         """The record that results from these changes on `record`; None: nothing is left to store.
 
         `record` None creates one: born `now`, ending at `cap` at the latest. Raises NotSerializable, SessionTooLarge.
         """
+        if self._compute is not None:
+            return self.against(record).apply(record, now, cap)
         cdef Record base = None if self.cleared else record
         cdef int64_t ttl = self.ttl if self.ttl is not None else record._ttl if record is not None else 0
         if record is None:

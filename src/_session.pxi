@@ -1,5 +1,17 @@
 # ManagerCore: the compiled half of cysession.Manager. Session: one request's view of one session.
 
+cdef str USER_KEY = "_bound_user"
+
+cdef enum Event:                # what sessions count and report
+    CREATED = 0
+    DESTROYED = 1
+    REGENERATED = 2
+    UNKNOWN_ID = 3
+    EVENTS = 4
+
+cdef tuple EVENT_NAMES = ("created", "destroyed", "regenerated", "unknown_id")
+
+
 @cython.final
 @cython.internal
 cdef class Policy:
@@ -14,6 +26,10 @@ cdef class Policy:
     cdef Py_ssize_t max_bytes
     cdef bint strict
     cdef bint any_object
+    cdef object tell                # (event, id, user), when somebody listens; else None
+    cdef object limit_user          # (session) after a commit that bound it to a user; None: no limit
+    cdef object alimit_user
+    cdef int64_t tally[EVENTS]
     cdef char padding[64]           # no two policies share a cache line
 
 
@@ -62,8 +78,32 @@ cdef class ManagerCore:
             p.fresh_id = old.fresh_id
             p.ttl, p.max_age, p.grace = old.ttl, old.max_age, old.grace
             p.max_bytes, p.strict = old.max_bytes, old.strict
+            p.tell, p.limit_user, p.alimit_user = old.tell, old.limit_user, old.alimit_user
             policies.append(p)
         self._adopt(policies)
+
+    def _set_tell(self, tell):
+        """Report events of sessions, also of those there are, to `tell(event, id, user or None)`."""
+        cdef Policy p
+        for p in self.policies:
+            p.tell = tell
+
+    def _set_user_limit(self, limit_user, alimit_user):
+        """Call one of them with every session whose commit has bound it to a user."""
+        cdef Policy p
+        for p in self.policies:
+            p.limit_user, p.alimit_user = limit_user, alimit_user
+
+    def _tally(self):
+        """How often each event of sessions happened."""
+        cdef Policy p
+        cdef int64_t sums[EVENTS]
+        cdef int i
+        memset(sums, 0, sizeof(sums))
+        for p in self.policies:
+            for i in range(EVENTS):
+                sums[i] += counter_read(&p.tally[i])
+        return {EVENT_NAMES[i]: sums[i] for i in range(EVENTS)}
 
     def _set_ttl(self, ttl):
         cdef Policy p
@@ -150,6 +190,7 @@ cdef class Session:
     cdef bint cleared
     cdef bint own_name          # the server chose the id
     cdef bint ended             # this handle destroyed or emptied what it had
+    cdef bint binds             # the next commit notes the session for its user
 
     def __cinit__(self):
         self.changes = self.few
@@ -208,6 +249,35 @@ cdef class Session:
         if self.base is None:
             return None
         return session_wall(self, min(self.touched + session_ttl(self), self.base._cap))
+
+    @property
+    @cython.critical_section
+    def handle(self):
+        """What to call this session in public, for life: see `Manager.sessions_of`. None for a new one."""
+        session_read(self)
+        return None if self.base is None else record_handle(self.base)
+
+    @property
+    @cython.critical_section
+    def user(self):
+        """The user this session is bound to, or None."""
+        return session_get(self, USER_KEY, None)
+
+    @cython.critical_section
+    def bind(self, user):
+        """Note whose session this is (a str; None: nobody's), so that `Manager.revoke(user)` finds it. Call it at login.
+
+        The user stands in the session's data, under "_bound_user"; the next commit notes the session in the user's
+        index first. `remove_all()` unbinds too.
+        """
+        if user is None:
+            session_write(self)
+            session_remove(self, USER_KEY)
+            return
+        if type(user) is not str or not user:
+            raise TypeError("bind() takes the user as a str that is not empty, such as str(user.id), or None")
+        session_set(self, USER_KEY, user)
+        self.binds = True
 
     @property
     @cython.critical_section
@@ -397,6 +467,16 @@ cdef class Session:
         session_save(self)
 
     @cython.critical_section
+    def modify(self, key, func, default=None):
+        """Commit `func(value)` as the new value of one key, and return it: for counters, carts and the like.
+
+        Atomic: if somebody else commits the key meanwhile, `func` runs again on what is there then; so it should do
+        nothing but compute, on the value given (`default` if the key is not set), and must not use this storage.
+        Other changes of this session are saved before. What `func` raises leaves the session as it was.
+        """
+        return session_modify(self, key, func, default)
+
+    @cython.critical_section
     def close(self):
         """Commit and end the session: later writes raise SessionClosed. A handle that was never used does no I/O."""
         if self.state == OPEN:
@@ -409,6 +489,7 @@ cdef class Session:
         """Forget the uncommitted changes. What was destroyed or rotated stays so."""
         changes_clear(self)
         self.cleared = False
+        self.binds = False
         self.new_ttl = -1
 
     @cython.critical_section
@@ -460,32 +541,74 @@ cdef class Session:
         if self.policy.map != NULL:
             self.save()
             return
-        if self.asaving is None:
-            self.asaving = asyncio_lock()
-        async with self.asaving:
+        async with session_async_lock(self):
             await self._asave()
 
     async def _asave(self):
+        cdef int plan = session_plan(self)
+        cdef uint64_t edits = self.edits
+        cdef Record base = self.base
+        name = self.name
         storage = self.policy.storage
-        plan = session_plan(self)
-        edits = self.edits
+        if plan == NOTHING:
+            return
+        if name is None or (base is None and plan != CREATE):
+            raise errors.SessionGone()      # ended meanwhile
         if plan == TOUCH:
-            await storage.atouch_record(self.name, self.base, session_ttl(self))
+            await storage.atouch_record(name, base, session_ttl(self))
             session_touched(self)
-        elif plan == CREATE:
+            return
+        bound = session_takes_bind(self)
+        if plan == COMMIT:
+            delta = session_delta(self)
+            if bound is not None:
+                await storage.anote_user(bound, name, session_ttl(self))
+            session_saved(self, await storage.acommit_record(name, base, delta, session_ttl(self)), edits)
+        else:
             record = session_first_record(self)
-            while not await storage.acreate_record(self.name, record, session_ttl(self)):
+            while True:
+                if record is None or self.name is None:
+                    raise errors.SessionGone()
+                if bound is not None:
+                    await storage.anote_user(bound, self.name, session_ttl(self))
+                if await storage.acreate_record(self.name, record, session_ttl(self)):
+                    break
+                if not self.own_name:
+                    session_redraw_name(self)
+                    continue
+                self.base = await storage.aload_record(self.name, self.policy.ttl)
+                if self.base is not None:
+                    await self._asave()
+                    return
+            session_saved(self, record, edits)
+        if bound is not None and self.policy.alimit_user is not None:
+            await self.policy.alimit_user(self)
+
+    async def amodify(self, key, func, default=None):
+        """`modify` without blocking the event loop; `func` may run in a thread."""
+        cdef Delta delta = delta_computing(self, key, func, default)
+        storage = self.policy.storage
+        if self.policy.map != NULL:
+            return self.modify(key, func, default)
+        session_may_write(self)
+        await self.aload()
+        session_read(self)
+        async with session_async_lock(self):
+            if session_is_dirty(self):
+                await self._asave()
+            edits = self.edits
+            while self.base is None:
+                record = delta.apply(None, session_now(self), session_cap_at(self, session_now(self)))
+                if self.name is None:
+                    session_draw_name(self)
+                if await storage.acreate_record(self.name, record, session_ttl(self)):
+                    return session_modified(self, key, record, edits)
                 if self.own_name:
                     self.base = await storage.aload_record(self.name, self.policy.ttl)
-                    if self.base is not None:
-                        await self._asave()
-                        return
                 else:
                     session_redraw_name(self)
-            session_saved(self, record, edits)
-        elif plan == COMMIT:
-            delta = session_delta(self)
-            session_saved(self, await storage.acommit_record(self.name, self.base, delta, session_ttl(self)), edits)
+            record = await storage.acommit_record(self.name, self.base, delta, session_ttl(self))
+            return session_modified(self, key, record, edits)
 
     async def aclose(self):
         """`close` without blocking the event loop."""
@@ -500,8 +623,8 @@ cdef class Session:
         if self.name is not None:
             if self.policy.map != NULL:
                 session_delete(self)
-            elif well_formed(self.name):
-                await self.policy.storage.adelete_record(self.name)
+            elif well_formed(self.name) and await self.policy.storage.adelete_record(self.name):
+                session_tell(self, DESTROYED, self.name)
         session_forget(self)
 
     async def aregenerate_id(self, delete_old=True):
@@ -513,12 +636,14 @@ cdef class Session:
         session_read(self)
         fresh = session_fresh_name(self)
         if self.base is not None:
+            user = self.base.get(USER_KEY)
+            if type(user) is str:
+                await self.policy.storage.anote_user(user, fresh, session_ttl(self))
             record = await self.policy.storage.arename_record(
                 self.name, fresh, self.base, session_ttl(self), 0 if delete_old else self.policy.grace)
             if record is None:
                 raise errors.SessionGone()
-        self.name = fresh
-        return fresh
+        return session_renamed(self, fresh)
 
     async def __aenter__(self):
         return self
@@ -616,7 +741,9 @@ cdef inline int session_begin(Session s, Record record) except -1:
     s.base = record
     if record is None and s.name is not None and not s.own_name:
         if s.policy.strict or not well_formed(s.name):
+            name = s.name
             s.name = None           # an id that names no live record is never adopted
+            session_tell(s, UNKNOWN_ID, name)
         else:
             s.own_name = True
     return 0
@@ -717,6 +844,17 @@ cdef int changes_grow(Session s) except -1:
         PyMem_Free(s.changes)
     s.changes = bigger
     s.room = room
+    return 0
+
+
+cdef int change_drop(Session s, Change *c) except -1:
+    """Forget one change. What it held is dropped last."""
+    cdef Change old = c[0]
+    s.count -= 1
+    c[0] = s.changes[s.count]
+    Py_DECREF(<object>old.key)
+    Py_XDECREF(old.value)
+    Py_XDECREF(old.origin)
     return 0
 
 
@@ -954,7 +1092,36 @@ cdef int session_plan(Session s) except -1:
     return TOUCH
 
 
-cdef int session_save(Session s) except -1:
+cdef inline int session_save(Session s) except -1:
+    return session_save_bound(s) if s.binds else session_save_changes(s)
+
+
+cdef int session_save_bound(Session s) except -1:
+    """The first save after `bind`: the index learns of the session before the session says whose it is."""
+    session_plan(s)                     # a session to be created gets its id here
+    user = session_takes_bind(s)
+    name = s.name
+    if user is not None and name is not None:
+        s.policy.storage.note_user(user, name, session_ttl(s))
+    session_save_changes(s)
+    if user is None or s.base is None:
+        return 0
+    if s.name is not name:              # another id than the one noted: the first was in use
+        s.policy.storage.note_user(user, s.name, session_ttl(s))
+    if s.policy.limit_user is not None:
+        s.policy.limit_user(s)
+    return 0
+
+
+cdef object session_takes_bind(Session s):
+    """The user whose index has to learn of this session, once; None: nobody's."""
+    if not s.binds:
+        return None
+    s.binds = False
+    return session_get(s, USER_KEY, None)
+
+
+cdef int session_save_changes(Session s) except -1:
     cdef Map *map = s.policy.map
     cdef int plan
     if map == NULL:
@@ -972,12 +1139,23 @@ cdef int session_save(Session s) except -1:
 
 cdef int session_save_io(Session s) except -1:
     """Through the record protocol. While the storage is at work other threads may use the session, but not save it."""
+    with session_lock(s):
+        session_save_record(s)
+    return 0
+
+
+cdef object session_lock(Session s):
+    """What saves through the record protocol hold, made by the first."""
     if s.saving is None or s.saving_forks != forks:
         s.saving = RLock()              # in a forked child the old one may be held by a thread that is not there
         s.saving_forks = forks
-    with s.saving:
-        session_save_record(s)
-    return 0
+    return s.saving
+
+
+cdef object session_async_lock(Session s):
+    if s.asaving is None:
+        s.asaving = asyncio_lock()
+    return s.asaving
 
 
 cdef int session_save_record(Session s) except -1:
@@ -1008,6 +1186,46 @@ cdef int session_save_record(Session s) except -1:
     if plan == COMMIT:
         return session_saved(s, storage.commit_record(name, base, session_delta(s), session_ttl(s)), edits)
     return 0
+
+
+cdef Delta delta_computing(Session s, object key, object func, object default):
+    require_str_key(key)
+    if not callable(func):
+        raise TypeError("modify() needs a callable that takes the value and returns the new one")
+    return Delta.computing(key, func, default, s.policy.max_bytes, s.policy.any_object)
+
+
+cdef object session_modify(Session s, object key, object func, object default):
+    cdef Delta delta = delta_computing(s, key, func, default)
+    cdef uint64_t edits
+    storage = s.policy.storage
+    session_write(s)
+    with session_lock(s):
+        if session_is_dirty(s):
+            session_save(s)
+        edits = s.edits
+        while s.base is None:
+            record = delta.apply(None, session_now(s), session_cap_at(s, session_now(s)))
+            if s.name is None:
+                session_draw_name(s)
+            if storage.create_record(s.name, record, session_ttl(s)):
+                return session_modified(s, key, record, edits)
+            if s.own_name:
+                s.base = storage.load_record(s.name, s.policy.ttl)
+            else:
+                session_redraw_name(s)
+        record = storage.commit_record(s.name, s.base, delta, session_ttl(s))
+        return session_modified(s, key, record, edits)
+
+
+cdef object session_modified(Session s, object key, Record record, uint64_t edits):
+    """The storage holds `record`, with the new value of `key`: what was lent out of the old one is the caller's now."""
+    cdef Change *c = change_find(s, key)
+    if c != NULL and c.kind == LENT:
+        change_drop(s, c)
+    session_saved(s, record, edits)
+    session_touched(s)
+    return session_get(s, key, None)
 
 
 cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, uint64_t birth):
@@ -1044,7 +1262,7 @@ cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, 
 
 cdef int session_create(Session s, Map *map) except -1:
     cdef int64_t now = map_now(map)
-    cdef int64_t cap = now + s.policy.max_age if s.policy.max_age else NO_CAP
+    cdef int64_t cap = session_cap_at(s, now)
     cdef uint64_t edits = s.edits
     cdef Record record = session_merge(s, None, now, cap, <uint64_t>counter_add(&map.births, 1))
     if record is None:                      # a finalizer took the changes back
@@ -1116,8 +1334,12 @@ cdef Record map_merge(Map *map, object name, Record base, Session s, Delta delta
 cdef Record session_first_record(Session s):
     """The record to create on a storage of the record protocol."""
     cdef int64_t now = session_now(s)
-    cdef int64_t cap = now + s.policy.max_age if s.policy.max_age else NO_CAP
-    return session_merge(s, None, now, cap, new_birth())
+    return session_merge(s, None, now, session_cap_at(s, now), new_birth())
+
+
+cdef inline int64_t session_cap_at(Session s, int64_t now) noexcept:
+    """The absolute deadline of a session created `now`."""
+    return now + s.policy.max_age if s.policy.max_age else NO_CAP
 
 
 cdef Delta session_delta(Session s):
@@ -1148,6 +1370,15 @@ cdef int session_touched(Session s) except -1:
 
 cdef int session_saved(Session s, Record record, uint64_t edits) except -1:
     """The storage holds `record` now (None: nothing), which has all changes up to `edits`; later ones stay."""
+    cdef Record old = s.base
+    if (old is None) == (record is None):
+        return session_settle(s, record, edits)
+    name = s.name
+    session_settle(s, record, edits)
+    return session_tell(s, CREATED if old is None else DESTROYED, name, old)
+
+
+cdef int session_settle(Session s, Record record, uint64_t edits) except -1:
     cdef bint later = s.edits != edits
     cdef Py_ssize_t i
     cdef Record old = s.base            # dropped at the end: that may run a finalizer, which must meet a whole session
@@ -1219,11 +1450,24 @@ cdef int change_settle(Record base, bint cleared, const Change *c, list kept) ex
 
 # ---- the end of a session and of an id -----------------------------------------------------------------------------
 
+cdef int session_tell(Session s, Event event, object name, Record record=None) except -1:
+    """Count what has happened, and report it if somebody listens."""
+    counter_add(&s.policy.tally[<int>event], 1)
+    if s.policy.tell is not None:
+        if record is None:
+            record = s.base
+        s.policy.tell(EVENT_NAMES[<int>event], name, None if record is None else record.get(USER_KEY))
+    return 0
+
+
 cdef int session_delete(Session s) except -1:
+    name = s.name
     if s.policy.map != NULL:
-        map_delete(s.policy.map, s.name, map_now(s.policy.map))
-    elif well_formed(s.name):
-        s.policy.storage.delete_record(s.name)
+        deleted = map_delete(s.policy.map, name, map_now(s.policy.map))
+    else:
+        deleted = well_formed(name) and s.policy.storage.delete_record(name)
+    if deleted:
+        session_tell(s, DESTROYED, name)
     return 0
 
 
@@ -1236,6 +1480,7 @@ cdef int session_forget(Session s) except -1:
     s.name = None
     s.own_name = False
     s.cleared = False
+    s.binds = False
     s.new_ttl = -1
     s.looked = True
     s.ended = True
@@ -1249,11 +1494,20 @@ cdef object session_rotate(Session s, int64_t grace):
     session_write(s)
     fresh = session_fresh_name(s)
     if s.base is not None:
+        user = s.base.get(USER_KEY)
+        if type(user) is str:           # before the old id ends: nobody who revokes the user's sessions may miss it
+            s.policy.storage.note_user(user, fresh, session_ttl(s))
         if map == NULL:
             record = s.policy.storage.rename_record(s.name, fresh, s.base, session_ttl(s), grace)
         else:
             record = map_rename(map, s.name, fresh, s.base, map_now(map), session_ttl(s), grace)
         if record is None:
             raise errors.SessionGone()
+    return session_renamed(s, fresh)
+
+
+cdef object session_renamed(Session s, object fresh):
     s.name = fresh
+    if s.base is not None:
+        session_tell(s, REGENERATED, fresh)
     return fresh

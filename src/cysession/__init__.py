@@ -22,7 +22,10 @@ from .errors import SessionTooLarge as SessionTooLarge
 from .errors import StorageFull as StorageFull
 from .errors import StorageMisconfigured as StorageMisconfigured
 from .errors import StorageUnavailable as StorageUnavailable
+from .events import Event as Event
 from .manager import Manager as Manager
+from .manager import SessionInfo as SessionInfo
+from .manager import Stats as Stats
 from .session import Delta as Delta
 from .session import Record as Record
 from .session import Session as Session

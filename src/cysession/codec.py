@@ -49,7 +49,8 @@ MAX_DEPTH: Final = 64  # containers inside each other
 FLAG_OWN_TTL: Final = 1  # `idle` was set on the session itself
 FLAG_ALIAS: Final = 2  # payload = the storage key of another record; used by storages during rotation
 FLAG_SEALED: Final = 4  # payload is encrypted; only the storage that holds the keys can open it
-KNOWN_FLAGS: Final = FLAG_OWN_TTL | FLAG_ALIAS | FLAG_SEALED
+FLAG_INDEX: Final = 8  # the index of one user's sessions, which is no session
+KNOWN_FLAGS: Final = FLAG_OWN_TTL | FLAG_ALIAS | FLAG_SEALED | FLAG_INDEX
 
 _HEAD = struct.Struct("<4sBBHQqqq")  # what a record is, before its payload is known
 _TAIL = struct.Struct("<II")
@@ -77,13 +78,13 @@ class Header(NamedTuple):
         return self.idle if self.flags & FLAG_OWN_TTL else 0
 
 
-def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"") -> bytes:
+def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", flags: int = 0) -> bytes:
     """The bytes of a record. Raises NotSerializable or SessionTooLarge, nothing else.
 
     idle:     idle ttl (ns) to note for a session that has none of its own, for whoever cleans up later.
     bound_to: a name that goes into the checksum; decode() under another name fails.
     """
-    return frame(record, pack_items(record.raw_items()), idle=idle, bound_to=bound_to)
+    return frame(record, pack_items(record.raw_items()), flags=flags, idle=idle, bound_to=bound_to)
 
 
 def decode(data: bytes, *, bound_to: bytes = b"") -> Record:

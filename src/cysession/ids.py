@@ -11,11 +11,12 @@ import re
 from binascii import b2a_base64
 from hashlib import blake2s, sha256
 
-__all__ = ["ID_BYTES", "MAX_LENGTH", "fingerprint", "new_id", "storage_key", "well_formed"]
+__all__ = ["ID_BYTES", "MAX_LENGTH", "fingerprint", "locator", "new_id", "storage_key", "well_formed"]
 
 ID_BYTES = 32
 MAX_LENGTH = 128
 
+_LOCATOR = "#"  # what ids never hold
 _match = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_LENGTH}}}").fullmatch
 _url_safe = bytes.maketrans(b"+/", b"-_")
 _log_key = os.urandom(32)
@@ -35,11 +36,19 @@ def well_formed(session_id: object) -> bool:
 def storage_key(session_id: str, realm: str = "") -> str:
     """The name of a session's record in a storage: 64 hex digits, different in every realm.
 
-    The realm's length is hashed before it, so no (realm, id) can be cut differently into another pair.
+    The realm's length is hashed before it, so no (realm, id) can be cut differently into another pair. A
+    locator names what it was made from.
     """
+    if session_id.startswith(_LOCATOR):
+        return session_id[1:]
     name = realm.encode("utf-8", "surrogatepass")
     text = b"cysession:%d:%b:%b" % (len(name), name, session_id.encode("utf-8", "surrogatepass"))
     return sha256(text).hexdigest()
+
+
+def locator(session_id: str, realm: str = "") -> str:
+    """What the user index of a storage keeps in place of the id: "#" and the storage key."""
+    return _LOCATOR + storage_key(session_id, realm)
 
 
 def fingerprint(session_id: str) -> str:

@@ -38,6 +38,8 @@ from cysession.errors import (
     StorageUnavailable,
 )
 
+from . import users
+
 __all__ = ["Storage"]
 
 log = logging.getLogger("cysession.storage")
@@ -87,11 +89,13 @@ class Storage:
         self._stripes = Stripes()
         self._touched = {}
         self._corrupt = 0
+        self._listeners = ()
         return self
 
     _stripes: "Stripes"
     _touched: dict[str, int]  # id -> when idle time was last begun anew through this object
     _corrupt: int
+    _listeners: tuple[Callable[[str, str], object], ...]
 
     def now_ns(self) -> int:
         """The time that all deadlines of this storage are measured on."""
@@ -121,7 +125,35 @@ class Storage:
         """Counters since this object was made."""
         return {"corrupt": self._corrupt}
 
+    def wall(self, moment: int) -> float:
+        """A time of `now_ns` as seconds since the epoch."""
+        return moment / SECOND
+
+    # ---- what sessions are called ----------------------------------------------------------------------
+
+    def locator(self, session_id: str) -> str:
+        """What the user index calls this session: a name that the record protocol takes in place of the id.
+
+        A storage that keeps no ids but their `ids.storage_key` returns `ids.locator(session_id)`; storage_key()
+        takes that in place of the id.
+        """
+        return session_id
+
+    def fingerprint(self, session_id: str) -> str:
+        """What logs and events call this session; also takes a locator."""
+        return ids.fingerprint(session_id)
+
+    def listen(self, listener: Callable[[str, str], object]) -> None:
+        """Call `listener("expired" or "corrupt", fingerprint)` for what this storage finds by itself."""
+        self._listeners += (listener,)
+
+    def _tell(self, kind: str, fingerprint: str) -> None:
+        for listener in self._listeners:
+            listener(kind, fingerprint)
+
     # ---- the record protocol -------------------------------------------------------------------------
+    # `session_id` is an id, a locator, or the name of a user's index (see users.py): the last two hold a
+    # character that ids never do, so no client can present them.
 
     def load_record(self, session_id: str, ttl: int) -> Record | None:
         """The live record, or None. Its idle time begins anew, unless that was noted a moment ago."""
@@ -130,6 +162,13 @@ class Storage:
         if found is None or not self._begin_anew(*found, now, ttl):
             return None
         return found[1]
+
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        """The live record, or None, without beginning its idle time anew where the storage can tell the two apart."""
+        if self._backing is None:
+            return self.load_record(session_id, ttl)
+        found = self._find(session_id, self.now_ns(), ttl)
+        return None if found is None else found[1]
 
     def touch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         """Begin the idle time anew. False: there is no such record; touching never makes one."""
@@ -148,6 +187,7 @@ class Storage:
     def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
         """Apply changes to what is stored now; None if that leaves no data and the record is deleted.
 
+        `delta.apply` is the merge: a storage that writes single keys asks `delta.against(current)` for them.
         Raises SessionGone, and stores nothing, unless the session that was loaded (`base`) still lives.
         """
         now = self.now_ns()
@@ -221,6 +261,9 @@ class Storage:
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
         return self.load_record(session_id, ttl)
 
+    async def apeek_record(self, session_id: str, ttl: int) -> Record | None:
+        return self.peek_record(session_id, ttl)
+
     async def atouch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         return self.touch_record(session_id, record, ttl)
 
@@ -237,6 +280,28 @@ class Storage:
         self, old_id: str, new_id: str, base: Record, ttl: int, grace: int
     ) -> Record | None:
         return self.rename_record(old_id, new_id, base, ttl, grace)
+
+    # ---- whose sessions they are: see users.py -----------------------------------------------------------
+
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        """Add a session to the user's index. `ttl`: the session's, in ns."""
+        users.run(self, users.note(self, user, session_id, ttl))
+
+    def user_sessions(self, user: str) -> list[tuple[str, Record]]:
+        """(locator, record) of the user's live sessions. One that is being rotated may be there twice."""
+        return users.run(self, users.find(self, user))
+
+    async def anote_user(self, user: str, session_id: str, ttl: int) -> None:
+        await users.arun(self, users.note(self, user, session_id, ttl))
+
+    async def auser_sessions(self, user: str) -> list[tuple[str, Record]]:
+        return await users.arun(self, users.find(self, user))
+
+    def _renew_index(self, record: Record, ttl: int) -> None:
+        """After noting the use of a session: its user's index must not end before it."""
+        user = record.get(users.USER_KEY)
+        if isinstance(user, str):
+            self.load_record(users.index_name(user), users.index_life(ttl))
 
     # ---- GoFrame's names, for use without a Session ----------------------------------------------------
 
@@ -369,6 +434,7 @@ class Storage:
         except Exception as error:
             raise _unavailable(self, error) from error
         self._note_touch(session_id, now)
+        self._renew_index(record, idle)
         return known is not False  # None: a method that does not tell
 
     def _note_touch(self, session_id: str, now: int) -> None:
@@ -378,12 +444,14 @@ class Storage:
 
     def _note_corrupt(self, session_id: str, reason: str) -> None:
         self._corrupt += 1
+        fingerprint = self.fingerprint(session_id)
         if self._corrupt == 1:
             log.warning(
                 "session %s: %s; treated as missing (counted in stats(), not logged again)",
-                ids.fingerprint(session_id),
+                fingerprint,
                 reason,
             )
+        self._tell("corrupt", fingerprint)
 
 
 # ---- the two simpler kinds of storage ------------------------------------------------------------------

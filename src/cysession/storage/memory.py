@@ -5,16 +5,20 @@ sessions: behind several workers use files or Redis.
 """
 
 import os
+import threading
+import time
 import weakref
 from collections.abc import Callable
 
 from .._core import Delta, Record, SessionTable
 from .base import Storage
 from .driver import Driver
+from .users import SECOND, SETTLE, USER_KEY
 
 __all__ = ["MemoryStorage"]
 
 SLICE = 256  # sessions looked at before other threads get their turn
+USERS_SLICE = 64  # users whose entries are looked at in one go
 TICK = 1.08  # seconds between two looks at the wheel: a little more than its tick
 
 _storages: "weakref.WeakSet[MemoryStorage]" = weakref.WeakSet()
@@ -47,6 +51,10 @@ class MemoryStorage(Storage):
         if on_expire is not None and not callable(on_expire):
             raise TypeError("on_expire must be callable")
         self.any_object = any_object
+        self._on_expire = on_expire
+        self._users: dict[str, dict[str, int]] = {}  # user -> ids of their sessions, and when they were noted
+        self._users_lock = threading.Lock()
+        self._unswept: list[str] = []  # users whose entries this round has still to look at
         self.table = SessionTable(on_expire=on_expire, max_sessions=max_sessions)
         self._driver = Driver("cysession-expiry", self._sweep)
         self.table._wake_on_add(self._driver.start)
@@ -61,14 +69,35 @@ class MemoryStorage(Storage):
     def now_ns(self) -> int:
         return self.table.now_ns()
 
+    def wall(self, moment: int) -> float:
+        if self.clock is None:  # the native clock counts from no date
+            moment += time.time_ns() - self.table.now_ns()
+        return moment / SECOND
+
+    def listen(self, listener: Callable[[str, str], object]) -> None:
+        super().listen(listener)
+        self.table._set_on_expire(self._expired)
+
+    def _expired(self, gone: list[tuple[str, Record | None]]) -> None:
+        for session_id, _ in gone:
+            self._tell("expired", self.fingerprint(session_id))
+        if self._on_expire is not None:
+            self._on_expire(gone)
+
     def _sweep(self) -> float:
         """One slice; then at once the next one, or a tick's rest."""
-        return 0.0 if self.table.expire(SLICE)[1] else TICK
+        if self.table.expire(SLICE)[1]:
+            return 0.0
+        self._sweep_users()
+        return TICK
 
     # ---- the record protocol -------------------------------------------------------------------------------
 
     def load_record(self, session_id: str, ttl: int) -> Record | None:
         return self.table.load(session_id, ttl)
+
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        return self.table.peek(session_id)
 
     def touch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         found = self.table.load(session_id, ttl)
@@ -86,6 +115,57 @@ class MemoryStorage(Storage):
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
         return self.table.rename(old_id, new_id, grace / 1e9, base.birth, ttl / 1e9)
 
+    # ---- whose sessions they are ---------------------------------------------------------------------------
+
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        with self._users_lock:
+            self._users.setdefault(user, {})[session_id] = self.now_ns()
+
+    def user_sessions(self, user: str) -> list[tuple[str, Record]]:
+        found: dict[str, Record] = {}
+        seen: set[str] = set()
+        while fresh := [name for name in self._noted(user) if name not in seen]:  # see users.find
+            seen.update(fresh)
+            for _ in range(2):  # one that was noted and is not yet renamed may be so at the second look
+                for name in fresh:
+                    record = self.table.peek(name)
+                    if record is not None and record.get(USER_KEY) == user:
+                        found[name] = record
+        return list(found.items())
+
+    async def anote_user(self, user: str, session_id: str, ttl: int) -> None:
+        self.note_user(user, session_id, ttl)
+
+    async def auser_sessions(self, user: str) -> list[tuple[str, Record]]:
+        return self.user_sessions(user)
+
+    def _noted(self, user: str) -> list[str]:
+        with self._users_lock:
+            return list(self._users.get(user, ()))
+
+    def _sweep_users(self) -> None:
+        """Forget the entries of the next few users whose sessions are gone."""
+        with self._users_lock:
+            if not self._unswept:
+                self._unswept = list(self._users)
+            due, self._unswept = self._unswept[-USERS_SLICE:], self._unswept[:-USERS_SLICE]
+            settled = self.now_ns() - SETTLE * SECOND  # one noted later may just be on its way
+            noted = [
+                (user, name) for user in due for name, at in self._users.get(user, {}).items() if at < settled
+            ]
+        for user, name in noted:  # without the lock: a look may run `on_expire`
+            record = self.table.peek(name)
+            if record is None or record.get(USER_KEY) != user:
+                self._forget(user, name, settled)
+
+    def _forget(self, user: str, name: str, settled: int) -> None:
+        with self._users_lock:
+            entries = self._users.get(user, {})
+            if entries.get(name, settled) < settled:  # not noted again meanwhile
+                del entries[name]
+            if not entries:
+                self._users.pop(user, None)
+
     # ---- housekeeping --------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -99,12 +179,15 @@ class MemoryStorage(Storage):
         """Stop the expiry thread and drop every session."""
         self._driver.stop()
         self.table.clear()
+        with self._users_lock:
+            self._users.clear()
 
 
 def _begin_in_child() -> None:
     """The child has the parent's sessions, no expiry thread, and perhaps a lock that nobody holds any more."""
     for storage in list(_storages):
         storage.table._after_fork_child()
+        storage._users_lock = threading.Lock()
         storage.table._wake_on_add(storage._driver.start)
 
 

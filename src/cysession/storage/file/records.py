@@ -16,6 +16,8 @@ import itertools
 import logging
 import os
 import stat
+import weakref
+from collections.abc import Callable
 
 from cysession import codec
 from cysession._core import Record
@@ -79,9 +81,10 @@ class Stored:
 class Place:
     """Where the record of one session is kept, and what this process last saw there."""
 
-    __slots__ = ("key", "leaf", "name", "seen", "stripe")
+    __slots__ = ("flags", "key", "leaf", "name", "seen", "stripe")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, flags: int = 0) -> None:
+        self.flags = flags  # FLAG_INDEX: no session is kept here
         self.key = key.encode("ascii")
         self.name = f"{key[0]}/{key[1]}/{key[2:]}"
         self.leaf = self.name[:3]
@@ -97,12 +100,15 @@ def stamp(now: int, before: int) -> int:
 class Damage:
     """Counts files that are no records, and reports each once, without its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Place], object]) -> None:
         self.count = 0
         self._reported: set[str] = set()
+        self._tell = weakref.WeakMethod(tell)  # not to keep alive what keeps us
 
     def note(self, place: Place, reason: str) -> None:
         self.count += 1
+        if tell := self._tell():
+            tell(place)
         if place.name not in self._reported and len(self._reported) < 1000:
             self._reported.add(place.name)
             log.warning("a session file is unreadable and counts as missing: %s", reason)
@@ -118,12 +124,13 @@ class Files:
         sync_file: bool,
         sync_dir: bool,
         sealer: Sealer | None,
+        tell_corrupt: Callable[[Place], object],
     ) -> None:
         self._directory = directory
         self._sync_file = sync_file
         self._sync_dir = sync_dir
         self._sealer = sealer
-        self.damage = Damage()
+        self.damage = Damage(tell_corrupt)
         self._count = itertools.count()
         self.forget()
 
@@ -197,9 +204,9 @@ class Files:
     def write(self, place: Place, record: Record, idle: int, mtime: int) -> Stored:
         """Put a record in place of whatever is there. On an error what is there stays."""
         if self._sealer is None:
-            data = codec.encode(record, idle=idle, bound_to=place.key)
+            data = codec.encode(record, idle=idle, bound_to=place.key, flags=place.flags)
         else:
-            data = self._sealed(place, record, codec.pack_items(record.raw_items()), 0, idle)
+            data = self._sealed(place, record, codec.pack_items(record.raw_items()), place.flags, idle)
         inode = self._replace(place, data, mtime)
         return Stored(record, None, idle, mtime, inode, len(data))
 

@@ -16,9 +16,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from cysession import ids
+from cysession import codec, ids
 from cysession._core import Delta, Record
 from cysession.errors import SessionGone, StorageMisconfigured, StorageUnavailable
+from cysession.storage import users
 from cysession.storage.base import HOPS, SECOND, Storage
 
 from .directory import Directory, default_path, explain
@@ -85,11 +86,13 @@ class FileStorage(Storage):
             sync_file=self._flushes,
             sync_dir=self._full,
             sealer=sealer,
+            tell_corrupt=self._tell_corrupt,
         )
         self._sweeper = Sweeper(
             self._directory,
             self._locks,
             self._now_and_ttl,
+            self._tell_expired,
             every=float(sweep_every),
             orphan_age=float(orphan_age),
         )
@@ -97,6 +100,21 @@ class FileStorage(Storage):
 
     def __repr__(self) -> str:
         return f"<FileStorage {self._directory.path}>"
+
+    # ---- what sessions are called --------------------------------------------------------------------------
+
+    def locator(self, session_id: str) -> str:
+        return ids.locator(session_id, self._realm)
+
+    def fingerprint(self, session_id: str) -> str:
+        """Of the storage key, which is all that the clean-up knows of a session."""
+        return ids.fingerprint(ids.storage_key(session_id, self._realm))
+
+    def _tell_corrupt(self, place: Place) -> None:
+        self._tell("corrupt", ids.fingerprint(place.key.decode("ascii")))
+
+    def _tell_expired(self, place: Place) -> None:
+        self._tell("expired", ids.fingerprint(place.key.decode("ascii")))
 
     # ---- the record protocol ------------------------------------------------------------------------------
 
@@ -146,7 +164,26 @@ class FileStorage(Storage):
         if 0 <= now - stored.last_use < min(idle // 20, 60 * SECOND):
             return stored
         mtime = now - now % TICK + stored.mtime % TICK  # the same data, so the same count of writes
-        return stored.used_at(mtime) if self._files.touch(place, mtime) else None
+        if not self._files.touch(place, mtime):
+            return None
+        self._renew_index(stored.record, idle)
+        return stored.used_at(mtime)
+
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        return self._run(self._peek, session_id, ttl)
+
+    def _peek(self, session_id: str, ttl: int) -> Record | None:
+        place, birth = self._place(session_id), 0
+        for _ in range(HOPS):
+            stored = self._files.look(place)
+            if stored is None or not stored.alive(self.now_ns(), ttl):
+                return None
+            if birth and stored.record.birth != birth:
+                return None
+            if stored.alias is None:
+                return stored.record
+            place, birth = Place(stored.alias), stored.record.birth
+        return None
 
     def touch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         found = self.load_record(session_id, ttl)
@@ -315,7 +352,8 @@ class FileStorage(Storage):
         """Counts since this object was made.
 
         corrupt: reads that met a torn, damaged or foreign record. expired, torn, orphans: files that the
-        clean-up removed. passes: rounds of the clean-up. cached: records kept in memory now.
+        clean-up removed; signs: those of ids that were rotated, and indexes of users without sessions. passes:
+        rounds of the clean-up. cached: records kept in memory now.
         """
         return {"corrupt": self._files.damage.count, "cached": len(self._places), **self._sweeper.counts}
 
@@ -345,7 +383,8 @@ class FileStorage(Storage):
         raise explain(failure)  # outside of the handler: the OSError's text holds the path of a record
 
     def _place(self, session_id: str) -> Place:
-        return Place(ids.storage_key(session_id, self._realm))
+        flags = codec.FLAG_INDEX if users.is_index(session_id) else 0
+        return Place(ids.storage_key(session_id, self._realm), flags)
 
     def _remember(self, session_id: str, place: Place, stored: Stored) -> None:
         if not self._cache_limit or stored.size > CACHED_BYTES or not stored.exact:

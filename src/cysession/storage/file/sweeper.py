@@ -31,7 +31,8 @@ __all__ = ["Sweeper"]
 
 SLICE = 0.003  # seconds of work
 REST = 0.05  # seconds between two slices
-Verdict = Literal["expired", "torn", "orphans"]
+NO_SESSION = codec.FLAG_ALIAS | codec.FLAG_INDEX
+Verdict = Literal["expired", "signs", "torn", "orphans"]
 
 _is_digit = re.compile(r"[0-9a-f]").fullmatch
 _is_record = re.compile(r"[0-9a-f]{62}").fullmatch
@@ -43,6 +44,7 @@ class Sweeper:
         directory: Directory,
         locks: Locks,
         now_and_ttl: Callable[[], tuple[int, int]],
+        tell_expired: Callable[[Place], object],
         *,
         every: float,
         orphan_age: float,
@@ -50,13 +52,14 @@ class Sweeper:
         self._directory = directory
         self._locks = locks
         self._storage = weakref.WeakMethod(now_and_ttl)  # not to keep alive what keeps us
+        self._tell_expired = weakref.WeakMethod(tell_expired)
         self._every = every
         self._orphan_age = orphan_age
         self._driver = Driver("cysession-files", self._step)
         self._closed = False
         self._fd = -1  # the sweeper's lock file, while it is ours
         self._round: Iterator[tuple[str, str]] = iter(())
-        self.counts: dict[str, int] = {"expired": 0, "torn": 0, "orphans": 0, "passes": 0}
+        self.counts: dict[str, int] = {"expired": 0, "signs": 0, "torn": 0, "orphans": 0, "passes": 0}
         self.forget()
 
     def forget(self) -> None:
@@ -94,7 +97,7 @@ class Sweeper:
         for leaf, name in self._walk():
             if _is_record(name):
                 header = self._head(leaf, name)
-                if header is not None and not header[0].flags & codec.FLAG_ALIAS:
+                if header is not None and not header[0].flags & NO_SESSION:
                     live += not _has_expired(*header, now, ttl)
         return live
 
@@ -176,14 +179,18 @@ class Sweeper:
             if self._is_orphan(leaf, name):
                 self._remove(leaf, name, "orphans")
         elif _is_record(name) and self._verdict(leaf, name) is not None:
-            stripe = Place(leaf.replace("/", "") + name).stripe
-            if self._locks.acquire(stripe, wait=False):
+            place = Place(leaf.replace("/", "") + name)
+            verdict = None
+            if self._locks.acquire(place.stripe, wait=False):
                 try:
                     verdict = self._verdict(leaf, name)  # it may have been written again
                     if verdict is not None:
                         self._remove(leaf, name, verdict)
                 finally:
-                    self._locks.release(stripe)
+                    self._locks.release(place.stripe)
+            tell = self._tell_expired()
+            if verdict == "expired" and tell is not None:
+                tell(place)
 
     def _is_orphan(self, leaf: str, name: str) -> bool:
         """By the time of its last change on the kernel's clock: the modification time is the storage's."""
@@ -200,7 +207,7 @@ class Sweeper:
         except CorruptRecord:
             return "torn"
         if header is not None and _has_expired(*header, *self._now_and_ttl()):
-            return "expired"
+            return "signs" if header[0].flags & NO_SESSION else "expired"
         return None
 
     def _head(self, leaf: str, name: str) -> tuple[codec.Header, int] | None:
@@ -229,7 +236,7 @@ class Sweeper:
             self.counts[verdict] += 1
 
     def _removed(self) -> int:
-        return self.counts["expired"] + self.counts["torn"] + self.counts["orphans"]
+        return sum(self.counts.values()) - self.counts["passes"]
 
 
 def _has_expired(header: codec.Header, last_use: int, now: int, ttl: int) -> bool:
