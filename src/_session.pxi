@@ -7,6 +7,8 @@ cdef enum Event:                # what sessions count and report
     DESTROYED = 1
     REGENERATED = 2
     UNKNOWN_ID = 3
+
+cdef enum:
     EVENTS = 4
 
 cdef tuple EVENT_NAMES = ("created", "destroyed", "regenerated", "unknown_id")
@@ -890,7 +892,14 @@ cdef void changes_clear(Session s) noexcept:
     cdef Change few[CHANGES_INLINE]
     cdef Change *changes = s.changes
     cdef Py_ssize_t count = s.count, i
-    if count == 0 and changes == s.few:
+    cdef Change one
+    if changes == s.few and count <= 1:
+        if count == 1:
+            one = changes[0]
+            s.count = 0
+            Py_DECREF(<object>one.key)
+            Py_XDECREF(one.value)
+            Py_XDECREF(one.origin)
         return
     if changes == s.few:
         memcpy(few, s.few, sizeof(few))
@@ -1228,6 +1237,15 @@ cdef object session_modified(Session s, object key, Record record, uint64_t edit
     return session_get(s, key, None)
 
 
+cdef inline bint change_is_plain(const Change *c) noexcept:
+    """Whether a value was set whose packing runs nobody's code, holds no reference and cannot fail."""
+    if c.kind != WRITTEN or not is_short_ascii(<object>c.key):
+        return False
+    value = <object>c.value
+    return (value is None or type(value) is bool or type(value) is float
+            or (type(value) is str and is_short_ascii(value)))
+
+
 cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, uint64_t birth):
     """This session's changes laid over `base`: the record to store, or None if nothing is left."""
     cdef Taken t
@@ -1236,6 +1254,9 @@ cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, 
     cdef Py_ssize_t n = 0, i
     cdef int64_t ttl = s.new_ttl if s.new_ttl > 0 else base._ttl if base is not None else 0
     cdef bint cleared = s.cleared
+    if s.count == 1 and base is not None and not cleared and change_is_plain(&s.changes[0]):
+        cell_fill(few, <object>s.changes[0].key, <object>s.changes[0].value, False)
+        return pack_merge(base, few, 1, created, cap, ttl, birth, s.policy.max_bytes)
     changes_take(s, &t)
     try:
         if t.count > CHANGES_INLINE:

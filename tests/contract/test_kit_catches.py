@@ -1148,7 +1148,7 @@ class CommitsWithoutALock(ReferenceStorage):
             raise SessionGone
         merged = delta.apply(stored, self.now_ns(), stored.cap)
         assert merged is not None
-        time.sleep(0)
+        time.sleep(0.001)  # long enough for another thread, with or without a GIL
         self.put(session_id, merged, ttl)
         return merged
 
@@ -1157,7 +1157,7 @@ class CommitsWithoutALock(ReferenceStorage):
 class CreatesWithoutALock(ReferenceStorage):
     def create_record(self, session_id: str, record: Record, ttl: int) -> bool:
         taken = self.live(session_id) is not None
-        time.sleep(0)
+        time.sleep(0.001)
         if not taken:
             self.put(session_id, record, ttl)
         return not taken
@@ -1167,7 +1167,7 @@ class CreatesWithoutALock(ReferenceStorage):
 class RotatesWithoutALock(ReferenceStorage):
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
         stored = self.load_record(old_id, ttl)
-        time.sleep(0)
+        time.sleep(0.001)
         if stored is not None:
             self.put(new_id, stored, ttl)
             self.slots.pop(old_id, None)
@@ -1178,7 +1178,7 @@ class RotatesWithoutALock(ReferenceStorage):
 class CommitsBesideARotationAreLost(CommitsWithoutALock):
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
         stored = self.load_record(old_id, ttl)
-        time.sleep(0)
+        time.sleep(0.001)
         if stored is not None:
             self.put(new_id, stored, ttl)
             self.slots.pop(old_id, None)
@@ -1189,7 +1189,7 @@ class CommitsBesideARotationAreLost(CommitsWithoutALock):
 class OneBufferForAll(ReferenceStorage):
     def load_record(self, session_id: str, ttl: int) -> Record | None:
         self.buffer = super().load_record(session_id, ttl)
-        time.sleep(0)
+        time.sleep(0.001)
         return self.buffer
 
 
@@ -1197,7 +1197,7 @@ class OneBufferForAll(ReferenceStorage):
 class DestroyMissesTheRotatedSession(ReferenceStorage):
     def delete_record(self, session_id: str) -> bool:
         target = self.resolve(session_id)
-        time.sleep(0)
+        time.sleep(0.001)
         return target is not None and self.slots.pop(target, None) is not None
 
 

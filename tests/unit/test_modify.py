@@ -30,6 +30,8 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
         storage = SqliteStorage(str(tmp_path / "sessions.db"))
     with Manager(600, storage) as made:
         yield made
+    if isinstance(storage, SqliteStorage):
+        storage.db.close()
 
 
 def stored(manager: Manager, **data: object) -> str:

@@ -31,6 +31,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         made = Sqlite(str(tmp_path / "sessions.db"))
     yield made
     made.close()
+    if isinstance(made, SqliteStorage):
+        made.db.close()
 
 
 @pytest.fixture
