@@ -7,7 +7,7 @@ One compile unit, in reading order:
     _lock.pxd     the shard lock and the leaf rule       _record.pxi   Record (committed state), Delta (changes)
     _wheel.pxd    hierarchical timer wheel               _map.pxi      SessionTable
     _table.pxd    one shard: hash table + wheel + lock   _session.pxi  ManagerCore, Session
-    _pack.pxd     the packed form of a session's data
+    _pack.pxd     the packed form of a session's data    _http.pxi     the id in a request's headers
 
 The .pxd files are header-only C-level structures without Python objects; the .pxi files build the classes on them.
 The core holds no policy beyond what a Manager tells it, does no I/O, and imports nothing of the package.
@@ -145,6 +145,7 @@ include "_values.pxi"
 include "_record.pxi"
 include "_map.pxi"
 include "_session.pxi"
+include "_http.pxi"
 
 
 # ---- what Cython's generated types do not give -----------------------------------------------------------------------

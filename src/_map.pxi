@@ -89,6 +89,19 @@ cdef class SessionTable:
         """`get` with an idle time of the caller's, in ns."""
         return map_load(&self.map, session_id, map_now(&self.map), ttl, True)
 
+    def is_current(self, session_id):
+        """Whether a live session has this very id: not one that was rotated away and leads on. Touches nothing."""
+        cdef Key key
+        cdef PyObject *out = NULL
+        cdef Node *dead = NULL
+        cdef Outcome outcome
+        if not key_from(&key, session_id):
+            return False
+        outcome = shard_get_locked(shard_of(&self.map, &key), &key, map_now(&self.map), 0, False, &out, &dead)
+        if out != NULL:
+            Py_DECREF(<object>out)
+        return outcome == DONE
+
     def touch(self, session_id):
         """Begin the idle time anew. False: no such live session."""
         return map_load(&self.map, session_id, map_now(&self.map), self.map.ttl, True) is not None

@@ -762,9 +762,13 @@ cdef bint well_formed(object session_id) except -1:
     if not 0 < n <= ID_MAX:
         return False
     for i in range(n):
-        if not (c'a' <= p[i] <= c'z' or c'A' <= p[i] <= c'Z' or c'0' <= p[i] <= c'9' or p[i] == c'_' or p[i] == c'-'):
+        if not is_id_char(p[i]):
             return False
     return True
+
+
+cdef inline bint is_id_char(unsigned char c) noexcept:
+    return c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9' or c == c'_' or c == c'-'
 
 
 cdef object session_fresh_name(Session s):

@@ -5,27 +5,38 @@ headers are about to leave, it commits the session and has the headers dressed. 
 first request is decided, checked and formatted in the constructor of `HttpPolicy`.
 
 Headers are (name, value) pairs of bytes with lower-case names, as in ASGI.
+
+Sliding refresh. The server's idle time begins anew with every use, a browser's Max-Age does not, and an active
+user must not be logged out by it. So a persistent cookie (`cookie_max_age`) is `<id>.<time of issue>`, and it is
+sent again once a tenth of its life has passed: at most ten times a Max-Age, by a response that looked at the
+session and carries Vary and no-store anyway. The time of issue is in seconds, decides nothing but this, and may
+be forged: its owner then gets the cookie again, or does not. Only an id that still is its session's is sent
+again: a slow response never brings back an id that was rotated or destroyed while it was made.
 """
 
 import logging
 import re
+import time
 import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
+from ._core import presented_id
 from .cookies import DEFAULT_NAME, MAX_CANDIDATES, SessionCookie, find_values, without_prefix
-from .errors import SessionGone, StorageMisconfigured, StorageUnavailable
+from .errors import SessionError, SessionGone, StorageMisconfigured, StorageUnavailable
 from .ids import fingerprint, well_formed
 
 if TYPE_CHECKING:
     from . import Manager, Session
 
-__all__ = ["HttpOptions", "HttpPolicy", "InsecureCookieWarning", "Refusal", "refusal"]
+__all__ = ["FAILED", "HttpOptions", "HttpPolicy", "InsecureCookieWarning", "Refusal", "refusal"]
 
 log = logging.getLogger("cysession.http")
 
 Header = tuple[bytes, bytes]
+
+REFRESHES: Final = 10  # how often within its Max-Age a persistent cookie may be sent again
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 # Headers with a meaning of their own, in a request or in a response.
@@ -47,7 +58,7 @@ class HttpOptions(TypedDict, total=False):
     path, domain    the cookie's scope; a `__Host-` name allows only path="/" and no domain
     samesite        "Lax" (default), "Strict" or "None"
     partitioned     a jar of its own on every site that embeds this one (CHIPS)
-    cookie_max_age  seconds or a timedelta; None: the cookie ends with the browser
+    cookie_max_age  seconds or a timedelta, sliding with use; None: the cookie ends with the browser
     send_cookie     False: take ids but never hand one out, because another service does
     insecure        plain http, for development: no Secure, and the name loses its prefix
     header          carry the id in this header, both ways, and ignore cookies: for API clients. Scripts can
@@ -68,7 +79,10 @@ class HttpOptions(TypedDict, total=False):
 class HttpPolicy:
     """How session ids travel over HTTP: immutable, one for an adapter, shared by all its requests."""
 
-    __slots__ = ("_assignment", "_cookie", "_key", "_new", "_sends", "_vary", "carrier", "manager")
+    __slots__ = (
+        *("_clock", "_cookie", "_key", "_new", "_refresh_after", "_sends", "_vary"),
+        *("carrier", "manager", "name", "refreshes"),
+    )
 
     def __init__(
         self,
@@ -88,11 +102,15 @@ class HttpPolicy:
         self._new = manager.new
         self._sends = send_cookie
         self._cookie: SessionCookie | None = None
+        self._clock = manager.storage.clock
+        self._refresh_after = 0.0
+        self.refreshes = False  # whether `renews` is worth asking
         if header is not None:
             chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure)
             if chosen != (None, "/", None, "Lax", False, None, False):
                 raise ValueError("header= replaces the cookie: leave out cookie= and the cookie's attributes")
-            self._key = self._assignment = self.carrier = _checked_header(header)
+            self._key = self.carrier = _checked_header(header)
+            self.name: bytes | None = None
             self._vary = (b"vary", header.encode("ascii"))
             return
         name = DEFAULT_NAME if cookie is None else cookie
@@ -113,21 +131,39 @@ class HttpPolicy:
             max_age=cookie_max_age,
         )
         self._key = self._cookie.key
-        self._assignment = self._key + b"="
         self.carrier = b"cookie"  # the request header that carries ids
+        self.name = self._key  # and the name of the cookie in it; None: the header's value is the id
         self._vary = (b"vary", b"Cookie")
+        if self._cookie.max_age:
+            self._refresh_after = self._cookie.max_age / REFRESHES
+            self.refreshes = send_cookie
 
     # -- the request: which session? --
 
+    def session_for(self, headers: Iterable[Header]) -> "Session":
+        """The session of a request with these headers. Reads nothing, unless there is a choice."""
+        presented = presented_id(headers, self.carrier, self.name)
+        if presented is False:
+            return self.open(self.gather(headers))
+        return self._new(presented)
+
+    async def asession_for(self, headers: Iterable[Header]) -> "Session":
+        """`session_for` for a storage that does I/O: a presented id is read here; `session[key]` never waits."""
+        presented = presented_id(headers, self.carrier, self.name)
+        if presented is False:
+            return await self.aopen(self.gather(headers))
+        session = self._new(presented)
+        if presented is not None:
+            await session.aload()
+        return session
+
     def open(self, carried: bytes | None) -> "Session":
-        """The session of a request with this carrier header. Reads nothing, unless there is a choice."""
+        """`session_for` where the server hands out one carrier header only, all its lines joined."""
         if carried is None:
             return self._new()
-        if self._cookie is not None and carried.count(self._key) == 1:  # as nearly always: no choice
-            before, found, after = carried.partition(self._assignment)
-            if found and (not before or before.endswith(b"; ")):  # written as browsers write it
-                value = after.partition(b";")[0].strip(b" \t")
-                return self._new(value.decode("latin-1"))  # the session drops what is no id
+        presented = presented_id(((self.carrier, carried),), self.carrier, self.name)
+        if presented is not False:
+            return self._new(presented)
         values = self._values(carried)
         if len(values) == 1:
             return self._new(values[0].decode("latin-1"))
@@ -138,22 +174,27 @@ class HttpPolicy:
         return self._choose(sessions)
 
     async def aopen(self, carried: bytes | None) -> "Session":
-        """`open` for a storage that does I/O: a presented id is read here; `session[key]` never waits."""
+        """`open` for a storage that does I/O."""
         sessions = self._candidates([] if carried is None else self._values(carried))
         for session in sessions:
             await session.aload()
         return self._choose(sessions)
 
-    def gather(self, headers: Iterable[Header]) -> bytes:
-        """All carrier headers of a request as one. HTTP/2 splits the Cookie header into crumbs; others are
-        joined by what no header can hold."""
-        joint = b"; " if self._cookie is not None else b"\n"
-        return joint.join([value for name, value in headers if name == self.carrier])
+    def gather(self, headers: Iterable[Header]) -> bytes | None:
+        """All carrier headers of a request as one, or None. HTTP/2 splits the Cookie header into crumbs; others
+        are joined by what no header can hold."""
+        values = [value for name, value in headers if name == self.carrier]
+        return (b"; " if self._cookie is not None else b"\n").join(values) if values else None
 
     def _values(self, carried: bytes) -> list[bytes]:
-        if self._cookie is not None:
-            return find_values(carried, self._key)
-        return [value.strip(b" \t") for value in carried.split(b"\n", MAX_CANDIDATES)[:MAX_CANDIDATES]]
+        """What may be ids, at most MAX_CANDIDATES."""
+        return [value for value, _ in self._stamped_values(carried)]
+
+    def _stamped_values(self, carried: bytes) -> list[tuple[bytes, int | None]]:
+        if self._cookie is None:
+            lines = carried.split(b"\n", MAX_CANDIDATES)[:MAX_CANDIDATES]
+            return [(line.strip(b" \t"), None) for line in lines]
+        return [_without_stamp(value) for value in find_values(carried, self._key)]
 
     def _candidates(self, values: list[bytes]) -> list["Session"]:
         ids = dict.fromkeys(value.decode("latin-1") for value in values)
@@ -178,24 +219,69 @@ class HttpPolicy:
 
     # -- the response: which headers? --
 
-    def dress(self, session: "Session", headers: Iterable[Header]) -> Iterable[Header]:
-        """The response headers with what this committed session adds; never changes `headers` itself."""
+    def renews(self, session: "Session", carried: bytes | None) -> bool:
+        """Whether the response to a request with this carrier header should send its cookie again. Ask after the
+        commit, and only if `refreshes`; reads the storage if it is time."""
+        if not self._is_due(session, carried):
+            return False
+        try:
+            return self.manager.storage.is_current(session.id)
+        except SessionError as error:  # the response is fine without
+            log.warning("a cookie was not refreshed: %s", error)
+            return False
+
+    async def arenews(self, session: "Session", carried: bytes | None) -> bool:
+        """`renews` for a storage that does I/O."""
+        if not self._is_due(session, carried):
+            return False
+        try:
+            return await self.manager.storage.ais_current(session.id)
+        except SessionError as error:
+            log.warning("a cookie was not refreshed: %s", error)
+            return False
+
+    def _is_due(self, session: "Session", carried: bytes | None) -> bool:
+        if not self.refreshes or carried is None or session.cookie_state != "keep":
+            return False
+        if not session.accessed or session.is_new:
+            return False
+        own = session.id.encode("ascii")
+        stamps = [stamp for value, stamp in self._stamped_values(carried) if value == own]
+        now = self._now()
+        # No stamp: it was not persistent when it was issued. One from the future: a clock was put right.
+        ages = [self._refresh_after if stamp is None or stamp > now else now - stamp for stamp in stamps]
+        return bool(ages) and min(ages) >= self._refresh_after  # of twins, one is out of our cookie's scope
+
+    def _now(self) -> int:
+        return max(0, int(time.time() if self._clock is None else self._clock()))
+
+    def dress(self, session: "Session", headers: Iterable[Header], renew: bool = False) -> Iterable[Header]:
+        """The response headers with what this committed session adds; never changes `headers` itself.
+
+        renew: what `renews` said; the cookie is sent again.
+        """
+        if not session.accessed:
+            return headers
+        headers = [*headers]
         state = session.cookie_state
-        accessed = session.accessed
-        if state == "keep" or not self._sends or (state == "drop" and not accessed):
-            if not accessed:
-                return headers
-            headers = list(headers)
+        if (state == "keep" and not renew) or not self._sends:
             for name, _ in headers:
                 if len(name) == 4 and name.lower() == b"vary":
                     return self._with_vary(headers)
             headers.append(self._vary)
             return headers
+        line = self._line("" if state == "drop" else session.id)
+        return [*_with_no_store(self._without_own(self._with_vary(headers))), line]
+
+    def _line(self, session_id: str) -> Header:
+        """The header that hands an id out, or has the client forget it ("")."""
         if self._cookie is None:
-            line = (self._key, session.id.encode("ascii") if state == "set" else b"")
-        else:
-            line = (b"set-cookie", self._cookie.set(session.id) if state == "set" else self._cookie.delete())
-        return [*_with_no_store(self._without_own(self._with_vary(list(headers)))), line]
+            return (self._key, session_id.encode("ascii"))
+        if not session_id:
+            return (b"set-cookie", self._cookie.delete())
+        if self._cookie.max_age:
+            session_id = f"{session_id}.{self._now()}"
+        return (b"set-cookie", self._cookie.set(session_id))
 
     def _with_vary(self, headers: list[Header]) -> list[Header]:
         """Vary keeps shared caches from giving this response to others. Some heed only one line of it, so a
@@ -219,6 +305,12 @@ class HttpPolicy:
             for name, value in headers
             if name.lower() != b"set-cookie" or value.partition(b"=")[0].strip() != self._key
         ]
+
+
+def _without_stamp(value: bytes) -> tuple[bytes, int | None]:
+    """A cookie's value without its time of issue, and that time if there is one."""
+    session_id, dot, stamp = value.rpartition(b".")
+    return (session_id, int(stamp)) if dot and stamp.isdigit() and len(stamp) <= 12 else (value, None)
 
 
 def _with_no_store(headers: list[Header]) -> list[Header]:
@@ -284,6 +376,8 @@ _GONE: Final = _refusal(
     "Conflict",
     "Your session ended while this request was under way, perhaps in another window. Nothing was changed.",
 )
+
+FAILED: Final = _refusal(500, "Internal Server Error", "Internal Server Error")
 
 
 def refusal(error: BaseException | None) -> Refusal | None:

@@ -80,7 +80,7 @@ class SessionCookie:
     sees it.
     """
 
-    __slots__ = ("_attributes", "_delete", "_head", "key", "name")
+    __slots__ = ("_attributes", "_delete", "_head", "key", "max_age", "name")
 
     def __init__(
         self,
@@ -114,6 +114,7 @@ class SessionCookie:
         past = "; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0"
         self.name = name
         self.key = name.encode("ascii")
+        self.max_age = seconds  # None: the cookie ends with the browser
         self._head = self.key + b"="
         self._attributes = (scope + lifetime + flags).encode("ascii")
         self._delete = self._head + (scope + past + flags).encode("ascii")

@@ -47,9 +47,9 @@ class Reply:
 
     @property
     def session_id(self) -> str:
-        """The id that the only Set-Cookie of this reply hands out."""
+        """The id that the only Set-Cookie of this reply hands out, without the time of issue behind its dot."""
         (line,) = self.cookies
-        return line.partition(b"=")[2].partition(b";")[0].decode()
+        return line.partition(b"=")[2].partition(b";")[0].partition(b".")[0].decode()
 
 
 class Site(Protocol):

@@ -6,14 +6,23 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from cysession import Manager, MemoryStorage, Session, SessionClosed, StorageUnavailable
+from cysession import (
+    Manager,
+    MemoryStorage,
+    Session,
+    SessionClosed,
+    StorageMisconfigured,
+    StorageUnavailable,
+)
 from cysession.asgi import SessionMiddleware
+from cysession.testing import FakeClock
 from tests.web.sites import Reply, call, cookie, http_scope
 from tests.web.storages import DictStorage, DirectStorage, WaitingStorage
 
@@ -118,6 +127,21 @@ def test_R3_every_chunk_of_a_stream_passes_untouched(manager: Manager) -> None:
     assert all(a is b for a, b in zip(sent[2:], [*chunks, trailer], strict=True))
 
 
+def test_R3_server_sent_events_change_the_session_through_a_handle_of_their_own(manager: Manager) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        session_id = scope["session"].id
+        await send(START)
+        for number in range(3):
+            async with manager.new(session_id) as session:
+                await session.aload()
+                session["n"] += 1
+            await send({**BODY, "body": b"data: %d\n\n" % number, "more_body": number < 2})
+
+    session_id = live(manager)
+    reply = asyncio.run(call(SessionMiddleware(app, manager), cookie(session_id)))
+    assert reply.body.count(b"data:") == 3 and manager.new(session_id)["n"] == 4
+
+
 def test_the_messages_and_headers_of_the_app_are_not_changed(manager: Manager) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["session"]["n"] = 1
@@ -148,16 +172,165 @@ def test_headers_may_be_missing_or_any_iterable(manager: Manager) -> None:
     assert [name for name, _ in sent[0]["headers"]][:2] == [b"x-0", b"x-1"]
 
 
-def test_lifespan_and_unknown_scopes_pass_through(manager: Manager) -> None:
+def test_unknown_scopes_pass_through(manager: Manager) -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append((scope, receive, send))
 
-    for kind in ("lifespan", "surprise"):
-        scope = {"type": kind}
-        asyncio.run(SessionMiddleware(app, manager)(scope, never, respond))
-        assert scope == {"type": kind} and seen.pop() == (scope, never, respond)
+    scope = {"type": "surprise"}
+    asyncio.run(SessionMiddleware(app, manager)(scope, never, respond))
+    assert scope == {"type": "surprise"} and seen == [(scope, never, respond)]
+
+
+# -- start and stop ---------------------------------------------------------------------------------------
+
+
+class HouseStorage(DictStorage):
+    """Notes in `diary` when it is read and closed."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.diary: list[str] = []
+
+    async def aload_record(self, *args: Any) -> Any:
+        self.diary.append("storage reads")
+        if self.error is not None:
+            raise self.error
+        return await super().aload_record(*args)
+
+    async def aclose(self) -> None:
+        self.diary.append("storage closes")
+        if isinstance(self.error, OSError):
+            raise self.error
+
+
+def serve(app: Any, storage: HouseStorage, **options: Any) -> list[Message]:
+    """What a server does at its start and its stop, with an app that may say no."""
+    sent: list[Message] = []
+    turns = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> Message:
+        message = {"type": next(turns)}
+        storage.diary.append(f"server: {message['type']}")
+        return message
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        storage.diary.append(f"to server: {message['type']}")
+
+    middleware = SessionMiddleware(app, Manager(3600, storage), **options)
+    asyncio.run(middleware({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
+    return sent
+
+
+def house(storage: HouseStorage) -> Any:
+    """An app with a start and a stop of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for step in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{step}"
+            storage.diary.append(f"app: {step}")
+            await send({"type": f"lifespan.{step}.complete"})
+
+    return app
+
+
+def test_the_storage_is_up_before_the_app_and_closed_after_it() -> None:
+    storage = HouseStorage()
+    serve(house(storage), storage)
+    assert storage.diary == [
+        "server: lifespan.startup",
+        "storage reads",
+        "app: startup",
+        "to server: lifespan.startup.complete",
+        "server: lifespan.shutdown",
+        "app: shutdown",
+        "storage closes",
+        "to server: lifespan.shutdown.complete",
+    ]
+
+
+@pytest.mark.parametrize("refusal", [KeyError("session"), AssertionError("http only"), None])
+def test_an_app_without_a_lifespan_gets_its_storage_closed_too(refusal: Exception | None) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if refusal is not None:
+            raise refusal
+
+    storage = HouseStorage()
+    serve(app, storage)
+    assert storage.diary == [
+        "server: lifespan.startup",
+        "storage reads",
+        "to server: lifespan.startup.complete",
+        "server: lifespan.shutdown",
+        "storage closes",
+        "to server: lifespan.shutdown.complete",
+    ]
+
+
+def test_an_app_that_fails_to_start_is_reported_by_itself() -> None:
+    async def raises(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise LookupError("no database")
+
+    async def reports(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    storage = HouseStorage()
+    with pytest.raises(LookupError):
+        serve(raises, storage)
+    assert not any("to server" in entry for entry in storage.diary)
+    storage = HouseStorage()
+    assert serve(reports, storage) == [{"type": "lifespan.startup.failed", "message": "no database"}]
+    assert storage.diary[-2:] == ["storage closes", "to server: lifespan.startup.failed"]
+
+
+def test_R24_a_misconfigured_storage_stops_the_start() -> None:
+    storage = HouseStorage(StorageMisconfigured("wrong password for the session storage"))
+    (message,) = serve(house(storage), storage)
+    assert message["type"] == "lifespan.startup.failed" and "wrong password" in message["message"]
+    assert "app: startup" not in storage.diary
+
+
+def test_R20_a_storage_that_is_down_at_the_start_may_come_up_later(caplog: pytest.LogCaptureFixture) -> None:
+    storage = HouseStorage(StorageUnavailable("connection refused"))
+    sent = serve(house(storage), storage)
+    assert [message["type"] for message in sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert "does not answer at start-up: connection refused" in caplog.text
+
+
+def test_a_storage_that_cannot_be_closed_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    storage = HouseStorage()
+    storage.aload_record = DictStorage.aload_record.__get__(storage)  # type: ignore[method-assign]
+    storage.error = OSError("disk full")
+    sent = serve(house(storage), storage)
+    assert sent[-1] == {"type": "lifespan.shutdown.failed", "message": "sessions: disk full"}
+    assert "could not be closed" in caplog.text
+
+
+def test_close_at_shutdown_false_leaves_the_manager_to_its_owner() -> None:
+    storage = HouseStorage()
+    serve(house(storage), storage, close_at_shutdown=False)
+    assert "storage closes" not in storage.diary
+
+
+def test_memory_can_be_used_again_after_a_shutdown() -> None:
+    """Test clients start and stop an app many times. Expired sessions still leave by themselves."""
+    manager = Manager(3600, MemoryStorage())
+    for _ in range(3):
+        session_id = live(manager)
+        assert manager.new(session_id)["n"] == 1
+        asyncio.run(manager.aclose())
+        assert manager.new(session_id).is_new
+    live(manager)
+    assert any(thread.name == "cysession-expiry" for thread in threading.enumerate())
+    manager.close()
 
 
 # -- failures ---------------------------------------------------------------------------------------------
@@ -209,6 +382,58 @@ def test_R4_an_app_that_never_answers_commits_nothing(manager: Manager) -> None:
     sent: list[Message] = []
     asyncio.run(SessionMiddleware(app, manager)(http_scope(cookie(session_id)), never, collect(sent)))
     assert sent == [] and manager.new(session_id)["n"] == 1
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_R4_a_new_id_reaches_the_client_although_the_app_raised(manager: Manager, started: bool) -> None:
+    """The old id is dead: without the new one, the session would be lost to its owner."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["session"].aregenerate_id()
+        scope["session"]["n"] = 2
+        if started:
+            await send(START)
+        raise LookupError("a bug of the app")
+
+    session_id = live(manager)
+    sent: list[Message] = []
+    with pytest.raises(LookupError):
+        asyncio.run(SessionMiddleware(app, manager)(http_scope(cookie(session_id)), never, collect(sent)))
+    reply = Reply(sent[0]["status"], list(sent[0]["headers"]), b"")
+    assert reply.status == (200 if started else 500) and len(sent) == 2 - started
+    assert reply.session_id != session_id
+    assert manager.new(reply.session_id)["n"] == (2 if started else 1)
+
+
+@pytest.mark.parametrize("work", ["nothing", "change", "destroy"])
+def test_R4_otherwise_what_the_app_raised_is_left_to_the_server(manager: Manager, work: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if work == "change":
+            scope["session"]["n"] = 2
+        elif work == "destroy":
+            await scope["session"].adestroy()
+        raise LookupError("a bug of the app")
+
+    for headers in ([], cookie(live(manager))):
+        sent: list[Message] = []
+        with pytest.raises(LookupError):
+            asyncio.run(SessionMiddleware(app, manager)(http_scope(headers), never, collect(sent)))
+        assert sent == []
+
+
+def test_R5_a_cancelled_request_is_not_answered(manager: Manager) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["session"].aregenerate_id()
+        raise asyncio.CancelledError
+
+    sent: list[Message] = []
+
+    async def scenario() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await SessionMiddleware(app, manager)(http_scope(cookie(live(manager))), never, collect(sent))
+
+    asyncio.run(scenario())
+    assert sent == []
 
 
 def broken_while(manager: Manager, work: Callable[[Any], Awaitable[None]]) -> tuple[Any, str]:
@@ -450,6 +675,43 @@ def test_a_new_id_after_the_handshake_is_reported(manager: Manager, caplog: pyte
 
     ws(app, manager, cookie(live(manager)))
     assert "new id after a websocket handshake" in caplog.text
+
+
+def test_V5_a_log_out_elsewhere_drops_what_a_websocket_changed_at_its_end(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    session_id = live(manager)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        scope["session"]["n"] = 2
+        manager.new(session_id).destroy()
+
+    ws(app, manager, cookie(session_id))
+    assert manager.new(session_id).is_new and "has ended meanwhile" in caplog.text
+
+
+def test_S6_a_long_websocket_stays_alive_by_asave() -> None:
+    clock = FakeClock()
+    manager = Manager(60, MemoryStorage(), clock=clock)
+    session_id = live(manager)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        for _ in range(10):
+            clock.advance(50)
+            await scope["session"].asave()
+
+    ws(app, manager, cookie(session_id))  # without a look, a handle costs and keeps nothing
+    assert manager.new(session_id).is_new
+
+    async def looks(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"].get("n")
+        await app(scope, receive, send)
+
+    session_id = live(manager)
+    ws(looks, manager, cookie(session_id))
+    assert manager.new(session_id)["n"] == 1
 
 
 @pytest.mark.parametrize("storage", [DirectStorage, WaitingStorage])

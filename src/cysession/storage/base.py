@@ -256,6 +256,17 @@ class Storage:
                 return current
         return None
 
+    def is_current(self, session_id: str) -> bool:
+        """Whether a live session has this very id. False for a dead one, and for one that was rotated away and
+        leads on for its grace time: adapters ask before they hand an id out once more.
+
+        A storage of the record protocol that keeps old ids for a grace time overrides this; others need not.
+        """
+        if self._backing is None:
+            return self.peek_record(session_id, round(self.ttl * SECOND)) is not None
+        record = self._fetch(session_id, self.now_ns(), round(self.ttl * SECOND))
+        return record is not None and _alias_of(record) is None
+
     # ---- the same for event loops; override these too where the work would block one ------------------
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
@@ -280,6 +291,11 @@ class Storage:
         self, old_id: str, new_id: str, base: Record, ttl: int, grace: int
     ) -> Record | None:
         return self.rename_record(old_id, new_id, base, ttl, grace)
+
+    async def ais_current(self, session_id: str) -> bool:
+        if self._backing is None and type(self).is_current is Storage.is_current:
+            return await self.aload_record(session_id, round(self.ttl * SECOND)) is not None
+        return self.is_current(session_id)
 
     # ---- whose sessions they are: see users.py -----------------------------------------------------------
 

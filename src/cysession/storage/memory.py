@@ -112,6 +112,9 @@ class MemoryStorage(Storage):
     def delete_record(self, session_id: str) -> bool:
         return self.table.pop(session_id)
 
+    def is_current(self, session_id: str) -> bool:
+        return self.table.is_current(session_id)
+
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
         return self.table.rename(old_id, new_id, grace / 1e9, base.birth, ttl / 1e9)
 
@@ -176,11 +179,12 @@ class MemoryStorage(Storage):
         return {**super().stats(), **self.table.stats()}
 
     def close(self) -> None:
-        """Stop the expiry thread and drop every session."""
+        """Stop the expiry thread and drop every session. The next one stored starts it again."""
         self._driver.stop()
         self.table.clear()
         with self._users_lock:
             self._users.clear()
+        self.table._wake_on_add(self._driver.start)
 
 
 def _begin_in_child() -> None:

@@ -60,6 +60,9 @@ class AsyncSteps(Steps):
     ) -> Record | None:
         return await storage.arename_record(old_id, new_id, base, ttl, grace)
 
+    async def is_current(self, storage: Storage, session_id: str) -> bool:
+        return await storage.ais_current(session_id)
+
 
 class AsyncStorageContract(StorageContract):
     """Every rule of StorageContract through aload, asave, aclose, adestroy and aregenerate_id.

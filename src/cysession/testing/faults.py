@@ -152,6 +152,12 @@ class FaultyStorage(Storage):
         self._end(lost)
         return record
 
+    def is_current(self, session_id: str) -> bool:
+        lost = self._begin("load", session_id)  # what it is to whoever counts: one read
+        current = self.inner.is_current(session_id)
+        self._end(lost)
+        return current
+
     # ---- the same on an event loop -----------------------------------------------------------------------
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
@@ -191,6 +197,12 @@ class FaultyStorage(Storage):
         record = await self.inner.arename_record(old_id, new_id, base, ttl, grace)
         self._end(lost)
         return record
+
+    async def ais_current(self, session_id: str) -> bool:
+        lost = await self._abegin("load", session_id)
+        current = await self.inner.ais_current(session_id)
+        self._end(lost)
+        return current
 
     # ---- the rest is the other storage's -----------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class Steps:
     ) -> Record | None:
         return storage.rename_record(old_id, new_id, base, ttl, grace)
 
+    async def is_current(self, storage: Storage, session_id: str) -> bool:
+        return storage.is_current(session_id)
+
 
 @contextmanager
 def _on_fire(storage: Storage) -> Iterator[None]:
@@ -264,6 +267,10 @@ class Kit:
         record = self.run(self.steps.load_record(self.storage, session_id, TTL * 1_000_000_000))
         assert record is not None, "the session is gone"
         return record
+
+    def is_current(self, session_id: str) -> bool:
+        """Whether a client that presents this id may be told to keep it."""
+        return self.run(self.steps.is_current(self.storage, session_id))
 
     def exists(self, session_id: str) -> bool:
         return self.read(session_id) is not None

@@ -185,6 +185,14 @@ class FileStorage(Storage):
             place, birth = Place(stored.alias), stored.record.birth
         return None
 
+    def is_current(self, session_id: str) -> bool:
+        return self._run(self._is_current, session_id)
+
+    def _is_current(self, session_id: str) -> bool:
+        stored = self._files.look(self._place(session_id))
+        ttl = round(self.ttl * SECOND)
+        return stored is not None and stored.alias is None and stored.alive(self.now_ns(), ttl)
+
     def touch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         found = self.load_record(session_id, ttl)
         return found is not None and found.birth == record.birth

@@ -168,6 +168,15 @@ class RotationRules(Kit):
         self.wait_out(TTL)
         assert self.read(fresh) is None
 
+    def test_only_the_id_of_a_live_session_is_current(self) -> None:
+        session = self.open(self.stored(user="anna"))
+        old_id = session.id
+        assert self.is_current(old_id)
+        fresh = self.rotate(session)
+        assert (self.is_current(fresh), self.is_current(old_id)) == (True, False)
+        self.destroy(session)
+        assert not self.is_current(fresh)
+
 
 class GraceRules(Kit):
     """S23: requests that were on their way when the session rotated still find it."""
@@ -181,6 +190,12 @@ class GraceRules(Kit):
         old_id = self.stored(user="anna")
         fresh = self.rotated(old_id)
         assert self.read(old_id) == {"user": "anna"} == self.read(fresh)
+
+    def test_the_old_id_is_not_current(self) -> None:
+        """A response that hands it out again would take the fresh id from the browser that has it by now."""
+        old_id = self.stored(user="anna")
+        fresh = self.rotated(old_id)
+        assert (self.is_current(fresh), self.is_current(old_id)) == (True, False)
 
     def test_the_old_id_reads_what_was_written_under_the_new_one(self) -> None:
         old_id = self.stored(user="anna")

@@ -1,0 +1,157 @@
+"""The fast way to a request's id: it agrees with the careful one, or says that it does not know."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cysession._core import presented_id
+from cysession.cookies import find_values
+from cysession.ids import well_formed
+
+NAME = b"__Host-id"
+ID = b"aZ09_-" * 7
+
+PIECES = [
+    NAME,
+    b"=",
+    b";",
+    b"; ",
+    b" ",
+    b"\t",
+    b".",
+    b"1",
+    b"a",
+    ID,
+    b"\xff",
+    b"\0",
+    b'"',
+    b"x",
+    b"__Host-",
+    b"12345678901234",
+]
+cookie_headers = st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join)
+header_names = st.sampled_from([b"cookie", b"cookiE", b"cooki", b"cookies", b"", b"host", b"\xff"])
+header_values = st.one_of(cookie_headers, st.binary(max_size=20))
+
+
+def look(value: bytes) -> object:
+    return presented_id([(b"host", b"shop.example"), (b"cookie", value)], b"cookie", NAME)
+
+
+def carefully(value: bytes) -> set[str]:
+    """All ids that a header presents, spelled out."""
+    ids = set()
+    for found in find_values(value, NAME):
+        head, dot, stamp = found.rpartition(b".")
+        if dot and stamp.isdigit() and len(stamp) <= 12:
+            found = head
+        text = found.decode("latin-1")
+        if well_formed(text):
+            ids.add(text)
+    return ids
+
+
+@given(cookie_headers)
+def test_V9_what_it_says_is_what_the_careful_way_says(value: bytes) -> None:
+    found = look(value)
+    if found is None:
+        assert carefully(value) == set()
+    elif found is not False:
+        assert carefully(value) == {found}
+
+
+@given(st.lists(st.tuples(header_names, header_values), max_size=6), st.booleans())
+def test_S10_S16_only_the_one_carrier_header_counts(
+    headers: list[tuple[bytes, bytes]], as_tuple: bool
+) -> None:
+    carriers = [value for name, value in headers if name == b"cookie"]
+    found = presented_id(tuple(headers) if as_tuple else headers, b"cookie", NAME)
+    if not carriers:
+        assert found is None
+    elif len(carriers) > 1:
+        assert found is False
+    else:
+        assert found == look(carriers[0])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        NAME + b"=" + ID,
+        b"theme=dark; " + NAME + b"=" + ID,
+        NAME + b"=" + ID + b"; theme=dark",
+        NAME + b"=" + ID + b";theme=dark",
+        NAME + b"=" + ID + b".1700000000",
+        NAME + b"=" + ID + b".1700000000; theme=dark",
+        NAME + b"=" + ID + b";",
+    ],
+)
+def test_what_browsers_write_needs_no_closer_look(value: bytes) -> None:
+    assert look(value) == ID.decode()
+
+
+@pytest.mark.parametrize("value", [b"", b"theme=dark", b"__host-id=" + ID, b"__Host-i=" + ID, b";;;"])
+def test_a_header_without_the_name_presents_nothing(value: bytes) -> None:
+    assert look(value) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        NAME,
+        NAME + b"=",
+        NAME + b"=.1",
+        NAME + b"=a.",
+        NAME + b"=a.b",
+        NAME + b"=a.1234567890123",
+        NAME + b"=a ",
+        NAME + b"= a",
+        NAME + b' ="a"',
+        NAME + b"=" + b"a" * 129,
+        b"x" + NAME + b"=a",
+        b";" + NAME + b"=a",
+        b"  " + NAME + b"=a",
+        NAME + b"=a; " + NAME + b"=a",
+        NAME + b"=a; x" + NAME,
+    ],
+)
+def test_S16_a_choice_or_an_odd_spelling_is_left_to_the_careful_way(value: bytes) -> None:
+    assert look(value) is False
+
+
+def test_the_longest_id_is_128_characters() -> None:
+    assert look(NAME + b"=" + b"a" * 128) == "a" * 128
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(ID, ID.decode()), (ID + b".1", ID.decode()), (b"", False), (b"a b", False), (b"a;", False)],
+)
+def test_S10_without_a_cookie_name_the_whole_value_is_the_id(value: bytes, found: object) -> None:
+    assert presented_id([(b"x-id", value)], b"x-id", None) == found
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        iter([(b"cookie", NAME + b"=a")]),
+        [[b"cookie", NAME + b"=a"]],
+        [("cookie", "a")],
+        [(b"cookie", "a")],
+        [(b"cookie",)],
+        [(b"cookie", b"a", b"b")],
+        [None],
+        None,
+    ],
+)
+def test_other_types_than_a_server_sends_are_left_to_the_careful_way(headers: object) -> None:
+    assert presented_id(headers, b"cookie", NAME) is False
+
+
+def test_the_carrier_has_to_be_bytes() -> None:
+    with pytest.raises(TypeError):
+        presented_id([], "cookie", NAME)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        presented_id([], None, NAME)  # type: ignore[arg-type]
