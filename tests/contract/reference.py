@@ -114,6 +114,10 @@ class ReferenceStorage(Storage):
             self.leave(found[0], new_id, moved, grace)
             return moved
 
+    def is_current(self, session_id: str) -> bool:
+        with self.lock:
+            return self.resolve(session_id) == session_id
+
     def moved(self, stored: Record, base: Record) -> Record:
         return stored
 

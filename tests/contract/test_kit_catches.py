@@ -709,6 +709,19 @@ class RotationEndsOtherSessions(ReferenceStorage):
         self.slots = {key: slot for key, slot in self.slots.items() if slot.record.birth == record.birth}
 
 
+@caught_by("the_old_id_is_not_current")
+class TakesTheOldIdForCurrent(ReferenceStorage):
+    def is_current(self, session_id: str) -> bool:
+        return Storage.is_current(self, session_id)
+
+
+@caught_by("only_the_id_of_a_live_session_is_current")
+class TakesAnyIdForCurrent(ReferenceStorage):
+    def is_current(self, session_id: str) -> bool:
+        slot = self.slots.get(session_id)
+        return slot is None or slot.alias is None
+
+
 @caught_by("the_old_id_reads_the_session", "load_through_an_old_id_answers_the_new_record", EVERY[1])
 class KnowsNoGrace(ReferenceStorage):
     def leave(self, old_id: str, new_id: str, record: Record, grace: int) -> None:
