@@ -891,20 +891,23 @@ cdef void changes_drop(Taken *t) noexcept:
         PyMem_Free(t.changes)
 
 
-cdef void changes_clear(Session s) noexcept:
-    """Forget all changes. The vector is detached first: what a dropped value runs meets an empty session."""
+cdef inline void changes_clear(Session s) noexcept:
+    """Forget all changes. They are detached first: what a dropped value runs meets a session without changes."""
+    cdef Change one
+    if s.changes != s.few or s.count > 1:
+        changes_clear_many(s)
+    elif s.count:
+        one = s.few[0]
+        s.count = 0
+        Py_DECREF(<object>one.key)
+        Py_XDECREF(one.value)
+        Py_XDECREF(one.origin)
+
+
+cdef void changes_clear_many(Session s) noexcept:
     cdef Change few[CHANGES_INLINE]
     cdef Change *changes = s.changes
     cdef Py_ssize_t count = s.count, i
-    cdef Change one
-    if changes == s.few and count <= 1:
-        if count == 1:
-            one = changes[0]
-            s.count = 0
-            Py_DECREF(<object>one.key)
-            Py_XDECREF(one.value)
-            Py_XDECREF(one.origin)
-        return
     if changes == s.few:
         memcpy(few, s.few, sizeof(few))
         changes = few
