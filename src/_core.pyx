@@ -8,9 +8,11 @@ One compile unit, in reading order:
     _wheel.pxd    hierarchical timer wheel               _map.pxi      SessionTable
     _table.pxd    one shard: hash table + wheel + lock   _session.pxi  ManagerCore, Session
     _pack.pxd     the packed form of a session's data    _http.pxi     the id in a request's headers
+    _file.pxd     one file's system calls                _stored.pxi   Place, Stored: what FileStorage saw on disk
 
 The .pxd files are header-only C-level structures without Python objects; the .pxi files build the classes on them.
-The core holds no policy beyond what a Manager tells it, does no I/O, and imports nothing of the package.
+The core holds no policy beyond what a Manager tells it and imports nothing of the package. It does no I/O but the
+sequences of system calls on one file in _file.pxd, which cost more from Python than in the kernel.
 
 Threads: on free-threaded builds every public Session method runs in a critical section of its session, and the map
 has one lock a shard. A session's methods never hold a shard lock while they allocate, drop references or call out.
@@ -30,6 +32,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from _clock cimport clock_now
+from _file cimport file_close, file_facts, file_lock, file_look, file_open, file_read, file_replace
 from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, take_pointer, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
@@ -51,6 +54,7 @@ from hashlib import blake2s
 from sys import modules
 from threading import RLock
 from time import time_ns
+from zlib import crc32
 
 import_datetime()
 
@@ -84,6 +88,8 @@ cdef extern from *:
     bint PyUnicode_IS_ASCII(object text) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
     void *PyUnicode_1BYTE_DATA(object text) noexcept
+    const char *PyUnicode_AsUTF8(object text) except NULL
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     void PyObject_GC_UnTrack(PyObject *o) noexcept
     void PyType_Modified(PyTypeObject *type) noexcept
 
@@ -146,6 +152,7 @@ include "_record.pxi"
 include "_map.pxi"
 include "_session.pxi"
 include "_http.pxi"
+include "_stored.pxi"
 
 
 # ---- what Cython's generated types do not give -----------------------------------------------------------------------

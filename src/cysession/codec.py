@@ -54,7 +54,7 @@ KNOWN_FLAGS: Final = FLAG_OWN_TTL | FLAG_ALIAS | FLAG_SEALED | FLAG_INDEX
 
 _HEAD = struct.Struct("<4sBBHQqqq")  # what a record is, before its payload is known
 _TAIL = struct.Struct("<II")
-_HEADER = struct.Struct(_HEAD.format + "II")
+_HEADER = struct.Struct("<5xB2xQqqqII")  # both, as a Header wants them
 HEAD_SIZE: Final = _HEAD.size
 HEADER_SIZE: Final = _HEADER.size
 
@@ -78,13 +78,17 @@ class Header(NamedTuple):
         return self.idle if self.flags & FLAG_OWN_TTL else 0
 
 
-def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", flags: int = 0) -> bytes:
+def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", seed: int = 0, flags: int = 0) -> bytes:
     """The bytes of a record. Raises NotSerializable or SessionTooLarge, nothing else.
 
     idle:     idle ttl (ns) to note for a session that has none of its own, for whoever cleans up later.
     bound_to: a name that goes into the checksum; decode() under another name fails.
+    seed:     crc32(bound_to), for whoever has computed it before.
     """
-    return frame(record, pack_items(record.raw_items()), flags=flags, idle=idle, bound_to=bound_to)
+    payload = record.plain_payload()
+    if payload is None:
+        payload = pack_items(record.raw_items())
+    return frame(record, payload, flags=flags, idle=idle, bound_to=bound_to, seed=seed)
 
 
 def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
@@ -102,6 +106,7 @@ def frame(
     flags: int = 0,
     idle: int = 0,
     bound_to: bytes = b"",
+    seed: int = 0,
     seal: Callable[[bytes, bytes], bytes] | None = None,
 ) -> bytes:
     """A header for `record` and the payload behind it.
@@ -120,20 +125,19 @@ def frame(
         payload = seal(payload, head)
     if len(payload) > MAX_BYTES - HEADER_SIZE:
         raise SessionTooLarge(len(payload), MAX_BYTES - HEADER_SIZE)
-    crc = crc32(payload, crc32(head, crc32(bound_to)))
-    return b"".join((head, _TAIL.pack(len(payload), crc), payload))
+    crc = crc32(payload, crc32(head, crc32(bound_to, seed)))
+    return head + _TAIL.pack(len(payload), crc) + payload
 
 
 def peek(data: bytes) -> Header:
     """The header at the start of `data`, which need not be the whole record. Checks no checksum."""
     if len(data) < HEADER_SIZE:
         raise CorruptRecord("shorter than a record's header")
-    magic, version, flags, reserved, *rest = _HEADER.unpack_from(data)
-    if magic != MAGIC:
+    if data[:4] != MAGIC:
         raise CorruptRecord("not a cysession record")
-    if version != FORMAT or flags & ~KNOWN_FLAGS or reserved:
+    if data[4] != FORMAT or data[5] & ~KNOWN_FLAGS or data[6] or data[7]:
         raise CorruptRecord("a record of an unknown format")
-    return Header(flags, *rest)
+    return Header._make(_HEADER.unpack_from(data))
 
 
 def is_from_the_future(data: bytes) -> bool:
@@ -141,7 +145,7 @@ def is_from_the_future(data: bytes) -> bool:
     return data[:4] == MAGIC and len(data) > 4 and data[4] > FORMAT
 
 
-def unframe(data: bytes, *, bound_to: bytes = b"") -> tuple[Header, bytes]:
+def unframe(data: bytes, *, bound_to: bytes = b"", seed: int = 0) -> tuple[Header, bytes]:
     """The header and the payload of a whole, unchanged record."""
     if len(data) > MAX_BYTES:
         raise CorruptRecord("larger than any record")
@@ -149,7 +153,7 @@ def unframe(data: bytes, *, bound_to: bytes = b"") -> tuple[Header, bytes]:
     payload = data[HEADER_SIZE:]
     if header.length != len(payload):
         raise CorruptRecord("a torn record")
-    if header.crc != crc32(payload, crc32(data[:HEAD_SIZE], crc32(bound_to))):
+    if header.crc != crc32(payload, crc32(data[:HEAD_SIZE], crc32(bound_to, seed))):
         raise CorruptRecord("a damaged record, or one that belongs elsewhere")
     if header.birth == 0 or header.idle < 0:
         raise CorruptRecord("a record with an impossible header")

@@ -1,32 +1,28 @@
 """FileStorage keeps the contract, in one process and in several."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-
-import pytest
 
 from cysession import FileStorage, Storage
 from cysession.ids import storage_key
 from cysession.testing import AsyncStorageContract, StorageContract
 from cysession.testing.kit import Kit
 
-CALLS = ("open", "read", "write", "stat", "fstat", "rename", "unlink", "utime", "mkdir", "fsync", "fdatasync")
-
 
 @contextmanager
-def broken_disk() -> Iterator[None]:
-    """Every system call that reaches the disk fails."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CALLS:
-            patch.setattr(os, name, fail)
+def broken_disk(storage: FileStorage) -> Iterator[None]:
+    """Every call that names a file of the directory fails: its descriptor leads elsewhere for a while."""
+    directory = storage._directory.fd
+    kept, elsewhere = os.dup(directory), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(elsewhere, directory, inheritable=False)
+    try:
         yield
+    finally:
+        os.dup2(kept, directory, inheritable=False)
+        os.close(kept)
+        os.close(elsewhere)
 
 
 class InFiles(Kit):
@@ -55,7 +51,8 @@ class InFiles(Kit):
         return True
 
     def out_of_order(self, storage: Storage) -> AbstractContextManager[object]:
-        return broken_disk()
+        assert isinstance(storage, FileStorage)
+        return broken_disk(storage)
 
 
 class TestFileStorage(InFiles, StorageContract):

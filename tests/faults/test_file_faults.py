@@ -21,6 +21,7 @@ import pytest
 
 from cysession import Delta, FileStorage, Manager, Record
 from cysession.errors import SessionError, StorageFull, StorageMisconfigured, StorageUnavailable
+from cysession.storage.file import records
 
 HERE = Path(__file__).parent
 TTL = 100_000_000_000
@@ -224,7 +225,7 @@ def test_R20_a_failing_disk_never_looks_like_an_empty_session(
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/secret/path")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", broken)
+        patch.setattr(records, "read_file", broken)
         for use in (lambda: manager.new(name).get("user"), lambda: manager.new(name).is_new):
             raises(StorageUnavailable, use, "check it")
     assert manager.new(name)["user"] == "ada"

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ import pytest
 from cysession import Delta, Manager, Record, codec
 from cysession.errors import SessionGone, SessionTooLarge, StorageMisconfigured, StorageUnavailable
 from cysession.ids import storage_key
-from cysession.storage.file import FileStorage
+from cysession.storage.file import FileStorage, records
+from cysession.storage.file.records import replace_file
 
 SECOND = 1_000_000_000
 TTL = 100 * SECOND
@@ -425,12 +425,14 @@ def test_await_leaves_the_loop_free_while_the_disk_is_busy(
     storage = FileStorage(tmp_path / "s", durability="data", sweep_every=0)
     main, flushed = threading.get_ident(), []
 
-    def slow_sync(fd: int) -> None:
+    def slow_disk(*args: Any) -> int:
+        assert args[-1] is True, "no flush"
         flushed.append(threading.get_ident())
         time.sleep(0.2)
+        return replace_file(*args)
 
     async def life() -> int:
-        monkeypatch.setattr(os, "fsync", slow_sync)
+        monkeypatch.setattr(records, "replace_file", slow_disk)
         ticks = 0
 
         async def tick() -> None:

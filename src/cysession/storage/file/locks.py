@@ -10,13 +10,14 @@ import os
 import threading
 import time
 
+from cysession._core import Place, own_lock
 from cysession.errors import StorageUnavailable
 
 from .directory import CONTROL, Directory
 
 __all__ = ["STRIPES", "Locks"]
 
-STRIPES = 64
+STRIPES = Place.STRIPES
 OPEN_LOCK = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # read-only: nobody keeps the disk busy
 
 
@@ -34,7 +35,7 @@ class Locks:
         wait=False: return False if it is not free.
         """
         lock = self._threads[stripe]
-        if not (lock.acquire(timeout=self._timeout) if wait else lock.acquire(blocking=False)):
+        if not lock.acquire(False) and not (wait and lock.acquire(timeout=self._timeout)):
             return _stuck(wait)
         try:
             while True:
@@ -42,14 +43,14 @@ class Locks:
                 if fd < 0 or self._epochs[stripe] != self._directory.epoch:
                     fd = self._open(stripe)
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if own_lock(fd):
+                        return True
                 except BlockingIOError:
                     if not (wait and self._wait(fd)):
                         lock.release()
                         return _stuck(wait)
-                if os.fstat(fd).st_nlink:
-                    return True
-                self._close(stripe)
+                else:
+                    self._close(stripe)  # nobody else would find it any more
         except OSError:
             lock.release()
             raise

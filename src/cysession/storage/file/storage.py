@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from cysession import codec, ids
-from cysession._core import Delta, Record
+from cysession._core import Delta, Place, Record, Stored, stamp
 from cysession.errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from cysession.storage import users
 from cysession.storage.base import HOPS, SECOND, Storage
 
 from .directory import Directory, default_path, explain
 from .locks import Locks
-from .records import TICK, Files, Place, Stored, stamp
+from .records import TICK, Files
 from .seal import Sealer
 from .sweeper import Sweeper
 
@@ -122,18 +122,12 @@ class FileStorage(Storage):
         """The live record, or None. The file's time notes its use, at most every min(60 s, ttl / 20)."""
         # The common case in one piece: a record decoded before, unchanged since, and used a moment ago.
         place = self._places.get(session_id)
-        if place is not None and (seen := place.seen) is not None:
-            try:
-                info = os.stat(place.name, dir_fd=self._directory.fd, follow_symlinks=False)
-            except OSError:
-                pass  # _load looks again and says what it is
-            else:
-                if info.st_mtime_ns == seen.mtime and info.st_ino == seen.inode and info.st_size == seen.size:
-                    record, clock = seen.record, self.clock
-                    now = time.time_ns() if clock is None else round(clock() * SECOND)
-                    age = now - seen.mtime
-                    if -TICK < age < (record.ttl or ttl) // 20 and age < 60 * SECOND and now < record.cap:
-                        return record
+        if place is not None:
+            clock = self.clock
+            now = time.time_ns() if clock is None else round(clock() * SECOND)
+            record = place.glance(self._directory.fd, now, ttl)
+            if record is not None:
+                return record
         return self._run(self._load, session_id, ttl)
 
     def _load(self, session_id: str, ttl: int) -> Record | None:

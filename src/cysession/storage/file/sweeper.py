@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from cysession import codec
+from cysession._core import Place
 from cysession.errors import CorruptRecord, SessionError
 from cysession.storage.driver import Driver
 
 from .directory import CONTROL, OPEN_DIR, Directory
 from .locks import OPEN_LOCK, Locks
-from .records import READ, TEMPORARY, TICK, Place
+from .records import READ, TEMPORARY, TICK
 
 __all__ = ["Sweeper"]
 

@@ -1,0 +1,186 @@
+# Place, Stored: where FileStorage keeps a record, and what this process last saw there; the steps of a request that
+# go to the kernel (_file.pxd), each in one call. What they mean stands in cysession/storage/file/records.py.
+
+cdef enum:
+    FILE_TICK = 1000            # ns; what lies below it in a modification time counts the writes of a record
+    FILE_STRIPES = 64
+
+cdef int64_t MINUTE = 60_000_000_000
+
+
+def stamp(int64_t now, int64_t before):
+    """A modification time for `now` that differs from the one `before` it and counts as exact."""
+    return now - now % FILE_TICK + before % FILE_TICK % (FILE_TICK - 1) + 1
+
+
+@cython.final
+@cython.no_gc
+cdef class Stored:
+    """What a record's file holds. Never changes: a cache of it may be shared by threads."""
+    cdef readonly Record record     # of an alias: only its birth and its end
+    cdef readonly str alias         # the storage key of the record that this one leads to
+    cdef readonly int64_t idle      # the last writer's idle ttl
+    cdef readonly int64_t mtime
+    cdef readonly uint64_t inode
+    cdef readonly int64_t size
+
+    TICK = FILE_TICK
+
+    def __cinit__(self, Record record not None, str alias, int64_t idle, int64_t mtime, uint64_t inode, int64_t size):
+        self.record, self.alias, self.idle = record, alias, idle
+        self.mtime, self.inode, self.size = mtime, inode, size
+
+    @property
+    def last_use(self):
+        return self.mtime - self.mtime % FILE_TICK
+
+    @property
+    def exact(self):
+        """Whether the file system seems to keep times to the nanosecond: we never write a 0 there."""
+        return self.mtime % FILE_TICK != 0
+
+    def used_at(self, mtime):
+        return Stored(self.record, self.alias, self.idle, mtime, self.inode, self.size)
+
+    def alive(self, int64_t now, int64_t ttl):
+        cdef int64_t idle = self.record._ttl or ttl or self.idle
+        if now >= self.record._cap:
+            return False
+        return self.alias is not None or idle == 0 or now - (self.mtime - self.mtime % FILE_TICK) < idle
+
+
+@cython.final
+@cython.no_gc
+cdef class Place:
+    """The file of one session, by the 64 hex digits of its storage key."""
+    cdef readonly str name          # below the directory: "a/b/<62 digits>"
+    cdef readonly uint32_t seed     # CRC-32 of the key, to which the record's bytes are bound
+    cdef readonly uint32_t stripe   # of the locks
+    cdef readonly int flags         # the codec's FLAG_INDEX: no session is kept here
+    cdef Stored _seen
+
+    STRIPES = FILE_STRIPES
+
+    def __cinit__(self, str key not None, int flags=0):
+        if not PyUnicode_IS_COMPACT_ASCII(key) or PyUnicode_GET_LENGTH(key) != 64:
+            raise ValueError("a storage key is 64 hex digits")
+        self.name = f"{key[0]}/{key[1]}/{key[2:]}"
+        self.flags = flags
+        self.seed = crc32(key.encode())
+        self.stripe = int(key[62:], 16) % FILE_STRIPES
+
+    @property
+    def leaf(self):
+        """The directory it lies in."""
+        return self.name[:3]
+
+    @property
+    def key(self):
+        return self.name.replace("/", "").encode()
+
+    @property
+    def seen(self):
+        """What this process last saw there; None: it did not look, or it was not to be kept."""
+        return place_seen(self)
+
+    @seen.setter
+    @cython.critical_section
+    def seen(self, Stored stored):
+        self._seen = stored
+
+    def glance(self, int root, int64_t now, int64_t ttl):
+        """The record seen before, if one look shows that it is still stored and was used a moment ago; else None.
+
+        For the usual request, which then has nothing to note. Whatever is wrong, a second look will say.
+        """
+        cdef Stored seen = place_seen(self)
+        cdef int64_t age, idle
+        if seen is None or seen.alias is not None or place_look(self, root, seen) != 0:
+            return None
+        age, idle = now - seen.mtime, seen.record._ttl or ttl
+        if -FILE_TICK < age < min(idle // 20, MINUTE) and now < seen.record._cap:
+            return seen.record
+        return None
+
+    def confirm(self, int root):
+        """What was seen before, if it is still there; None: look again. Raises OSError."""
+        cdef Stored seen = place_seen(self)
+        cdef int outcome
+        if seen is None:
+            return None
+        outcome = place_look(self, root, seen)
+        if outcome > 0:
+            raise OSError(outcome, os.strerror(outcome))
+        return seen if outcome == 0 else None
+
+
+cdef inline Stored place_seen(Place place):
+    with cython.critical_section(place):
+        return place._seen
+
+
+cdef int place_look(Place place, int root, Stored seen) noexcept:
+    """0: the file is the one that `seen` was read from. -1: another one. Else an errno."""
+    cdef file_facts facts
+    cdef const char *name = <const char *>PyUnicode_1BYTE_DATA(place.name)
+    cdef int failed
+    with nogil:
+        failed = file_look(root, name, &facts)
+    if failed:
+        return failed
+    return 0 if facts.mtime == seen.mtime and facts.inode == seen.inode and facts.size == seen.size else -1
+
+
+def replace_file(int root, str temporary not None, Place place not None, bytes data not None, int64_t mtime, bint flush):
+    """Write a new file and rename it over what is there, all or nothing. Its inode. Raises OSError."""
+    cdef const char *new = PyUnicode_AsUTF8(temporary)
+    cdef const char *name = <const char *>PyUnicode_1BYTE_DATA(place.name)
+    cdef const char *text = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef uint64_t inode = 0
+    cdef int failed
+    with nogil:
+        failed = file_replace(root, new, name, text, size, mtime, flush, &inode)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return inode
+
+
+def read_file(int root, str name not None, int64_t limit):
+    """(contents, modification time, inode, size). Contents None: not a regular file of this user, or above `limit`."""
+    cdef const char *path = PyUnicode_AsUTF8(name)
+    cdef file_facts facts
+    cdef Py_ssize_t size = 0
+    cdef int fd = -1, failed, closed
+    cdef object data = None
+    cdef char *to
+    with nogil:
+        failed = file_open(root, path, &fd, &facts)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    try:
+        if facts.ours and facts.size <= limit:
+            size = <Py_ssize_t>facts.size
+            data = PyBytes_FromStringAndSize(NULL, size)
+            to = PyBytes_AS_STRING(data)
+            with nogil:
+                failed = file_read(fd, to, &size)
+    finally:
+        with nogil:
+            closed = file_close(fd)
+    if failed or closed:
+        raise OSError(failed or closed, os.strerror(failed or closed))
+    if data is not None and size < facts.size:
+        data = data[:size]
+    return data, facts.mtime, facts.inode, facts.size
+
+
+def own_lock(int fd):
+    """Own an open lock file. False: owned, but nobody else would find it any more. Raises OSError (BlockingIOError)."""
+    cdef file_facts facts
+    cdef int failed
+    with nogil:
+        failed = file_lock(fd, &facts)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return facts.links
