@@ -429,7 +429,6 @@ class Proxy:
             if self.refuse:
                 self._reset(client)
                 continue
-            self.accepted += 1
             try:
                 upstream = socket.create_connection((self.server.host, self.server.port), 5)
             except OSError:
@@ -440,6 +439,7 @@ class Proxy:
                 s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._pairs.append((client, upstream))
+                self.accepted += 1
             self._run(self._forward, client, upstream, False)
             self._run(self._forward, upstream, client, True)
 
