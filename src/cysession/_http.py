@@ -4,7 +4,8 @@ An adapter hands over the raw request headers that may carry an id and gets a se
 headers are about to leave, it commits the session and has the headers dressed. What can be decided before the
 first request is decided, checked and formatted in the constructor of `HttpPolicy`.
 
-Headers are (name, value) pairs of bytes with lower-case names, as in ASGI.
+Headers are (name, value) pairs of bytes with lower-case names, as in ASGI; `carried_in` and `dress_text` are for
+gateways that hand them out and take them as str (WSGI).
 
 Sliding refresh. The server's idle time begins anew with every use, a browser's Max-Age does not, and an active
 user must not be logged out by it. So a persistent cookie (`cookie_max_age`) is `<id>.<time of issue>`, and it is
@@ -18,9 +19,9 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from ._core import presented_id
 from .cookies import DEFAULT_NAME, MAX_CANDIDATES, SessionCookie, find_values, without_prefix
@@ -35,6 +36,7 @@ __all__ = ["FAILED", "HttpOptions", "HttpPolicy", "InsecureCookieWarning", "Refu
 log = logging.getLogger("cysession.http")
 
 Header = tuple[bytes, bytes]
+TextHeader = tuple[str, str]
 
 REFRESHES: Final = 10  # how often within its Max-Age a persistent cookie may be sent again
 
@@ -48,7 +50,7 @@ _TAKEN: Final = re.compile(
 
 
 class InsecureCookieWarning(UserWarning):
-    """`insecure=True`: ids travel readable over plain http."""
+    """`insecure=True`: ids travel readable over plain http. `httponly=False`: scripts can read them."""
 
 
 class HttpOptions(TypedDict, total=False):
@@ -61,6 +63,7 @@ class HttpOptions(TypedDict, total=False):
     cookie_max_age  seconds or a timedelta, sliding with use; None: the cookie ends with the browser
     send_cookie     False: take ids but never hand one out, because another service does
     insecure        plain http, for development: no Secure, and the name loses its prefix
+    httponly        False: the page's scripts can read the id, and so can whoever gets a script into the page
     header          carry the id in this header, both ways, and ignore cookies: for API clients. Scripts can
                     read it there, so it is never the default
     """
@@ -73,6 +76,7 @@ class HttpOptions(TypedDict, total=False):
     cookie_max_age: int | timedelta | None
     send_cookie: bool
     insecure: bool
+    httponly: bool
     header: str | None
 
 
@@ -80,7 +84,17 @@ class HttpPolicy:
     """How session ids travel over HTTP: immutable, one for an adapter, shared by all its requests."""
 
     __slots__ = (
-        *("_clock", "_cookie", "_key", "_new", "_refresh_after", "_sends", "_vary"),
+        *(
+            "_clock",
+            "_cookie",
+            "_key",
+            "_new",
+            "_refresh_after",
+            "_sends",
+            "_variable",
+            "_vary",
+            "_vary_text",
+        ),
         *("carrier", "manager", "name", "refreshes"),
     )
 
@@ -96,6 +110,7 @@ class HttpPolicy:
         cookie_max_age: int | timedelta | None = None,
         send_cookie: bool = True,
         insecure: bool = False,
+        httponly: bool = True,
         header: str | None = None,
     ) -> None:
         self.manager = manager
@@ -106,12 +121,13 @@ class HttpPolicy:
         self._refresh_after = 0.0
         self.refreshes = False  # whether `renews` is worth asking
         if header is not None:
-            chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure)
-            if chosen != (None, "/", None, "Lax", False, None, False):
+            chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure, httponly)
+            if chosen != (None, "/", None, "Lax", False, None, False, True):
                 raise ValueError("header= replaces the cookie: leave out cookie= and the cookie's attributes")
             self._key = self.carrier = _checked_header(header)
             self.name: bytes | None = None
             self._vary = (b"vary", header.encode("ascii"))
+            self._name_for_gateways()
             return
         name = DEFAULT_NAME if cookie is None else cookie
         if insecure:
@@ -121,11 +137,18 @@ class HttpPolicy:
                 InsecureCookieWarning,
                 stacklevel=3,  # the line that made the adapter
             )
+        if not httponly:
+            warnings.warn(
+                f"httponly=False: scripts can read the ids in cookie {name!r}",
+                InsecureCookieWarning,
+                stacklevel=3,
+            )
         self._cookie = SessionCookie(
             name,
             path=path,
             domain=domain,
             secure=not insecure,
+            httponly=httponly,
             samesite=samesite,
             partitioned=partitioned,
             max_age=cookie_max_age,
@@ -134,9 +157,14 @@ class HttpPolicy:
         self.carrier = b"cookie"  # the request header that carries ids
         self.name = self._key  # and the name of the cookie in it; None: the header's value is the id
         self._vary = (b"vary", b"Cookie")
+        self._name_for_gateways()
         if self._cookie.max_age:
             self._refresh_after = self._cookie.max_age / REFRESHES
             self.refreshes = send_cookie
+
+    def _name_for_gateways(self) -> None:
+        self._variable = "HTTP_" + self.carrier.decode("ascii").upper().replace("-", "_")
+        self._vary_text = ("vary", self._vary[1].decode("ascii"))
 
     # -- the request: which session? --
 
@@ -182,9 +210,17 @@ class HttpPolicy:
 
     def gather(self, headers: Iterable[Header]) -> bytes | None:
         """All carrier headers of a request as one, or None. HTTP/2 splits the Cookie header into crumbs; others
-        are joined by what no header can hold."""
+        are joined by commas, as any gateway may do (RFC 9110, 5.3); no id has one."""
         values = [value for name, value in headers if name == self.carrier]
-        return (b"; " if self._cookie is not None else b"\n").join(values) if values else None
+        return (b"; " if self._cookie is not None else b",").join(values) if values else None
+
+    def carried_in(self, environ: Mapping[str, Any]) -> bytes | None:
+        """The carrier header in a WSGI environment, for `open`."""
+        value = environ.get(self._variable)
+        if value is None:
+            return None
+        carried: bytes = value.encode("latin-1", "replace")
+        return carried
 
     def _values(self, carried: bytes) -> list[bytes]:
         """What may be ids, at most MAX_CANDIDATES."""
@@ -192,7 +228,7 @@ class HttpPolicy:
 
     def _stamped_values(self, carried: bytes) -> list[tuple[bytes, int | None]]:
         if self._cookie is None:
-            lines = carried.split(b"\n", MAX_CANDIDATES)[:MAX_CANDIDATES]
+            lines = carried.split(b",", MAX_CANDIDATES)[:MAX_CANDIDATES]
             return [(line.strip(b" \t"), None) for line in lines]
         return [_without_stamp(value) for value in find_values(carried, self._key)]
 
@@ -272,6 +308,28 @@ class HttpPolicy:
             return headers
         line = self._line("" if state == "drop" else session.id)
         return [*_with_no_store(self._without_own(self._with_vary(headers))), line]
+
+    def dress_text(
+        self, session: "Session", headers: Iterable[TextHeader], renew: bool = False
+    ) -> Iterable[TextHeader]:
+        """`dress` for headers of str."""
+        if not session.accessed:
+            return headers
+        headers = [*headers]
+        if (
+            session.cookie_state == "keep" and not renew
+        ) or not self._sends:  # as nearly always: Vary and no more
+            for name, _ in headers:
+                if len(name) == 4 and name.lower() == "vary":
+                    break
+            else:
+                headers.append(self._vary_text)
+                return headers
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self.dress(session, raw, renew)
+        ]
 
     def _line(self, session_id: str) -> Header:
         """The header that hands an id out, or has the client forget it ("")."""

@@ -7,12 +7,14 @@ An adapter joins the suite with an entry in `ADAPTERS`: (view, manager, options)
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Protocol
 
-from cysession import Manager, Session
+from cysession import Manager, Session, wsgi
 from cysession.asgi import SessionMiddleware
 
 Header = tuple[bytes, bytes]
@@ -82,8 +84,29 @@ class AsgiSite:
             return thread.submit(run).result()
 
 
+@dataclass
+class WsgiSite:
+    """A view behind `cysession.wsgi.SessionMiddleware`."""
+
+    view: View
+    manager: Manager
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.app = wsgi.SessionMiddleware(self._app, self.manager, **self.options)
+
+    def _app(self, environ: Any, start_response: Any) -> list[bytes]:
+        answer = self.view(environ["cysession.session"]) or Answer()
+        start_response(status_line(answer.status), as_text(answer.headers))
+        return [answer.body]
+
+    def request(self, headers: Iterable[Header] = (), *, method: str = "GET") -> Reply:
+        return call_wsgi(self.app, headers, method=method)
+
+
 ADAPTERS: dict[str, Callable[[View, Manager, dict[str, Any]], Site]] = {
     "asgi": AsgiSite,
+    "wsgi": WsgiSite,
 }
 
 
@@ -125,6 +148,71 @@ async def call(app: Any, headers: Iterable[Header] = (), *, method: str = "GET")
     return Reply(
         start["status"], list(start["headers"]), b"".join(message.get("body", b"") for message in bodies)
     )
+
+
+# -- WSGI by hand ----------------------------------------------------------------------------------------
+
+
+def status_line(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase}"
+
+
+def as_text(headers: Iterable[Header]) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+
+def environ_of(headers: Iterable[Header] = (), method: str = "GET", **more: Any) -> dict[str, Any]:
+    """What a gateway makes of these headers: crumbs of a cookie are joined as such, other lines with a comma."""
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "shop.example",
+        "SERVER_PORT": "443",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "shop.example",
+        "REMOTE_ADDR": "192.0.2.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in as_text(headers):
+        key = "HTTP_" + name.upper().replace("-", "_")
+        joint = "; " if key == "HTTP_COOKIE" else ","
+        environ[key] = environ[key] + joint + value if key in environ else value
+    return {**environ, **more}
+
+
+def call_wsgi(app: Any, headers: Iterable[Header] = (), *, method: str = "GET", **environ: Any) -> Reply:
+    """One request, and the one response that a server would have sent."""
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+    sent: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        assert type(status) is str and type(headers) is list
+        if started:
+            assert exc_info is not None, "start_response() twice"
+            if sent:
+                raise exc_info[1]
+        started[:] = [(status, headers)]
+        return sent.append
+
+    body = app(environ_of(headers, method, **environ), start_response)
+    try:
+        for chunk in body:
+            assert started, "a chunk before start_response()"
+            sent.append(chunk)
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+    ((status, text),) = started
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in text]
+    return Reply(int(status[:3]), raw, b"".join(sent))
 
 
 def cookie(session_id: str, name: str = "__Host-id") -> list[Header]:

@@ -728,7 +728,7 @@ def test_S10_cookie_and_header_are_never_both_accepted(make_site: MakeSite) -> N
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b" ", b";", b",", b"x-session-id", b"x-session-id=", b"\xff", b"a" * 100_000]
+    "value", [b"", b" ", b";", b"x-session-id", b"x-session-id=", b"\xff", b"a" * 100_000]
 )
 def test_S10_odd_header_values_are_no_ids(make_site: MakeSite, value: bytes) -> None:
     site = make_site(read, header="X-Session-Id")
@@ -739,8 +739,8 @@ def test_S10_odd_header_values_are_no_ids(make_site: MakeSite, value: bytes) -> 
 def test_S10_S16_of_two_headers_the_live_id_counts(make_site: MakeSite) -> None:
     session_id = begin(make_site).encode()
     for values in ([session_id, STRANGER.encode()], [STRANGER.encode(), session_id]):
-        reply = make_site(read, header="X-Session-Id").request([(SID, value) for value in values])
-        assert reply.body == b"1"
+        for headers in ([(SID, value) for value in values], [(SID, b", ".join(values))]):
+            assert make_site(read, header="X-Session-Id").request(headers).body == b"1"
 
 
 @pytest.mark.parametrize(
