@@ -6,7 +6,7 @@
     with manager.new(token) as session:
         session["visits"] = session.get("visits", 0) + 1
 
-FileStorage is imported at first use, like everything that not every program needs.
+FileStorage and the Redis storages are imported at first use, like everything that not every program needs.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ from .storage import Storage as Storage
 
 if TYPE_CHECKING:
     from .storage import FileStorage as FileStorage
+    from .storage import RedisHashStorage as RedisHashStorage
+    from .storage import RedisStorage as RedisStorage
 
 __version__ = "0.1.0"
 
@@ -43,4 +45,8 @@ def __getattr__(name: str) -> Any:
         from .storage.file import FileStorage
 
         return FileStorage
+    if name in ("RedisStorage", "RedisHashStorage"):
+        from .storage import redis
+
+        return getattr(redis, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

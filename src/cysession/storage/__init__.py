@@ -11,8 +11,10 @@ from .urls import open_storage as open_storage
 
 if TYPE_CHECKING:
     from .file import FileStorage as FileStorage
+    from .redis import RedisHashStorage as RedisHashStorage
+    from .redis import RedisStorage as RedisStorage
 
-__all__ = ["FileStorage", "MemoryStorage", "Storage", "open_storage"]
+__all__ = ["FileStorage", "MemoryStorage", "RedisHashStorage", "RedisStorage", "Storage", "open_storage"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +22,12 @@ def __getattr__(name: str) -> Any:
         from .file import FileStorage
 
         return FileStorage
+    if name in ("RedisStorage", "RedisHashStorage"):
+        from . import redis
+
+        return getattr(redis, name)
+    if name in ("RedisStorage", "RedisHashStorage"):
+        from . import redis
+
+        return getattr(redis, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

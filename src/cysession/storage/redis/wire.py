@@ -16,7 +16,18 @@ import hiredis
 
 from cysession.errors import SessionError, StorageFull, StorageMisconfigured, StorageUnavailable
 
-__all__ = ["Argument", "ErrorReply", "Reply", "Script", "Template", "explain", "pack", "pack_many", "strict"]
+__all__ = [
+    "Argument",
+    "ErrorReply",
+    "Reply",
+    "Script",
+    "Template",
+    "WrongType",
+    "explain",
+    "pack",
+    "pack_many",
+    "strict",
+]
 
 # Its own stub knows tuples of one length only.
 pack_command: Callable[..., bytes] = hiredis.pack_command
@@ -91,6 +102,10 @@ _MISCONFIGURED = {
 }
 
 
+class WrongType(StorageMisconfigured):
+    """The key holds something of another type."""
+
+
 def explain(error: ErrorReply) -> SessionError:
     """Our own error for what the server answered: which class, and what to do. Never holds text of the server."""
     code = error.code
@@ -99,7 +114,7 @@ def explain(error: ErrorReply) -> SessionError:
             "Redis has no memory left for this write (maxmemory); the stored session is unchanged"
         )
     if (message := _MISCONFIGURED.get(code)) is not None:
-        return StorageMisconfigured(message)
+        return (WrongType if code == "WRONGTYPE" else StorageMisconfigured)(message)
     if (message := _UNAVAILABLE.get(code)) is not None:
         return StorageUnavailable(message)
     return StorageUnavailable(f"Redis refused a command ({code}); look at its log")

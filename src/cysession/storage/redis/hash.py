@@ -1,0 +1,230 @@
+"""One session in one Redis hash, a field for every key: a commit sends what it changes and nothing else.
+
+For sessions of many or large keys of which a request changes few; a small session is better off as one string
+(a hash takes three times as long to read and, with one value of more than 64 bytes, twice the memory).
+
+    ""       the head: exactly what records.py describes, with the payload below
+    "=key"   4 bytes: CRC-32 of the session's name in Redis, of the field and of what follows
+             4 bytes: the key's place among the others, since a hash keeps no order
+             the value, see codec.pack
+
+    payload  4 bytes: number of the fields of keys; 8 bytes: the sum of their checksums
+
+So a field that is missing, left over, damaged or another session's shows, and the session counts as missing: never
+is a part of one taken for the whole.
+"""
+
+import struct
+from typing import Any, ClassVar, Final, NamedTuple
+from zlib import crc32
+
+from cysession import codec
+from cysession._core import Record
+from cysession.errors import CorruptRecord, NotSerializable
+
+from . import scripts
+from .records import (
+    FLAGS,
+    HEAD,
+    KIND,
+    RECORD,
+    USED,
+    Change,
+    Check,
+    Layout,
+    Place,
+    Request,
+    Stored,
+    birth_of,
+    key_in,
+    kind_of,
+    script,
+)
+from .storage import RedisStorage
+from .wire import Template
+
+__all__ = ["RedisHashStorage"]
+
+SUM = struct.Struct("<IQ")
+CRC = struct.Struct("<I")
+ORDER = struct.Struct("<I")
+FRONT: Final = CRC.size + ORDER.size
+FIELD: Final = b"="
+
+
+class Patch(NamedTuple):
+    """What a write sends beside the head."""
+
+    whole: bool  # in place of all there is
+    gone: list[bytes]
+    fields: list[bytes]  # and their values, in turn
+
+
+class Hashes:
+    """One hash a session."""
+
+    load = Template(b"HGETALL", Template.KEY)
+
+    def decode(self, place: Place, reply: object) -> Stored:
+        fields = _fields(reply)
+        head = fields.pop(b"", b"")
+        if len(head) < HEAD:
+            raise CorruptRecord("a hash without a session's head")
+        tokens = head[USED.size : RECORD]
+        header, payload = codec.unframe(head[RECORD:], bound_to=place.key + tokens)
+        if header.flags & codec.FLAG_SEALED:
+            raise CorruptRecord("an encrypted record")
+        (used,) = USED.unpack_from(head)
+        if header.flags & codec.FLAG_ALIAS:
+            record = Record.build({}, header.created, header.cap, 0, header.birth)
+            return Stored(record, key_in(payload), header.idle, used, tokens, head, reply, len(head), {})
+        checks = {field: _check(place, field, value) for field, value in fields.items()}
+        fields = {field: fields[field] for field in sorted(checks, key=lambda field: checks[field].order)}
+        if payload != _sum(checks):
+            raise CorruptRecord("a hash that lacks fields of its session, or has others")
+        record = _record(header, fields)
+        size = len(head) + sum(len(field) + len(value) for field, value in fields.items())
+        return Stored(record, None, header.idle, used, tokens, head, reply, size, checks)
+
+    def version(self, stored: Stored) -> bytes:
+        return stored.head[USED.size :]
+
+    def version_read(self, reply: object) -> bytes:
+        return _fields(reply).get(b"", b"")[USED.size :]
+
+    def build(
+        self, place: Place, record: Record, tokens: bytes, idle: int, used: int, change: Change | None = None
+    ) -> Stored:
+        data = dict(record.raw_items())
+        if change is None or change.delta.cleared or change.old.checks is None:
+            names, gone, checks = list(data), [], dict[bytes, Check]()
+        else:
+            delta, checks = change.delta, dict(change.old.checks)
+            names = [name for name in delta.values if name in data]
+            gone = [_field(name) for name in delta.removed if name not in data and _field(name) in checks]
+        fields: list[bytes] = []
+        last = max((check.order for check in checks.values()), default=0)
+        for name in names:
+            field = _field(name)
+            known = checks.get(field)
+            if known is None:
+                last += 1
+            order = last if known is None else known.order
+            content = ORDER.pack(order) + _pack(name, data[name])
+            checks[field] = Check(_crc(place, field, content), order)
+            fields += (field, CRC.pack(checks[field].crc) + content)
+        for field in gone:
+            del checks[field]
+        framed = codec.frame(record, _sum(checks), idle=idle, bound_to=place.key + tokens)
+        head = b"".join((USED.pack(used), tokens, framed))
+        whole = change is None or change.delta.cleared
+        size = len(head) + record.size
+        return Stored(record, None, idle, used, tokens, head, Patch(whole, gone, fields), size, checks)
+
+    def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored:
+        name = target.name.encode("ascii")
+        framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=place.key + tokens)
+        head = b"".join((USED.pack(end.created), tokens, framed))
+        return Stored(end, target.name, 0, end.created, tokens, head, Patch(True, [], []), len(head), {})
+
+    def create(self, place: Place, new: Stored, ttl_ms: int) -> Request:
+        return script(scripts.HASH_CREATE, place.key, b"%d" % ttl_ms, new.head, *_patch(new).fields)
+
+    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
+        if new is None:
+            return script(scripts.HASH_SWAP, place.key, version, b"0", b"", b"", b"0")
+        patch = _patch(new)
+        whole = b"1" if patch.whole else b""
+        count = b"%d" % len(patch.gone)
+        args = (version, b"%d" % ttl_ms, new.head, whole, count, *patch.gone, *patch.fields)
+        return script(scripts.HASH_SWAP, place.key, *args)
+
+    def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
+        more = () if used is None else (USED.pack(used),)
+        return script(scripts.HASH_TOUCH, place.key, kind_of(stored.head[KIND]), b"%d" % ttl_ms, *more)
+
+    def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
+        return script(scripts.HASH_REMOVE, place.key, birth_of(birth), b"1" if alias else b"")
+
+    def is_alias(self, reply: object) -> bool:
+        head = _fields(reply).get(b"", b"")
+        return len(head) > FLAGS and head[FLAGS] == codec.FLAG_ALIAS
+
+    def head(self, reply: object) -> tuple[codec.Header, int]:
+        head = _fields(reply).get(b"", b"")
+        if len(head) < HEAD:
+            raise CorruptRecord("shorter than a session")
+        return codec.peek(head[RECORD:]), USED.unpack_from(head)[0]
+
+
+class RedisHashStorage(RedisStorage):
+    """Sessions in Redis or Valkey, a hash each: one field a key, and commits that send only what they change.
+
+    The same guarantees and arguments as RedisStorage. Its sessions have a prefix of their own, because they are of
+    another type.
+    """
+
+    _layout: ClassVar[Layout] = Hashes()
+    _kind: ClassVar[bytes] = b"hash:"
+
+
+# ---- fields --------------------------------------------------------------------------------------------
+
+
+def _fields(reply: object) -> dict[bytes, bytes]:
+    """HGETALL's answer as a dict: by protocol version it is one, or a flat list."""
+    if type(reply) is dict:
+        return dict(reply)
+    if type(reply) is list and len(reply) % 2 == 0:
+        return dict(zip(reply[::2], reply[1::2], strict=True))
+    return {}
+
+
+def _field(name: str) -> bytes:
+    try:
+        return FIELD + name.encode("utf-8")
+    except UnicodeEncodeError:
+        pass
+    raise NotSerializable(f"[{name!r}]", "a str with a lone surrogate, which is not valid text")
+
+
+def _pack(name: str, value: object) -> bytes:
+    try:
+        return codec.pack(value)
+    except NotSerializable as error:
+        path, what = f"[{name!r}]{error.path}", error.type_name
+    raise NotSerializable(path, what)
+
+
+def _crc(place: Place, field: bytes, content: bytes) -> int:
+    return crc32(content, crc32(field, crc32(place.key)))
+
+
+def _check(place: Place, field: bytes, value: bytes) -> Check:
+    """What is known of a field that is intact."""
+    if len(value) <= FRONT or field[:1] != FIELD:
+        raise CorruptRecord("a field that no session has")
+    (crc,) = CRC.unpack_from(value)
+    if crc != _crc(place, field, value[CRC.size :]):
+        raise CorruptRecord("a damaged field, or one that belongs elsewhere")
+    return Check(crc, *ORDER.unpack_from(value, CRC.size))
+
+
+def _sum(checks: dict[bytes, Check]) -> bytes:
+    return SUM.pack(len(checks), sum(check.crc for check in checks.values()))
+
+
+def _record(header: codec.Header, fields: dict[bytes, bytes]) -> Record:
+    try:
+        data: dict[str, Any] = {
+            field[1:].decode("utf-8"): codec.unpack(value[FRONT:]) for field, value in fields.items()
+        }
+        return Record.build(data, header.created, header.cap, header.own_ttl, header.birth)
+    except (UnicodeDecodeError, NotSerializable, TypeError):
+        pass
+    raise CorruptRecord("a field holds what no session can hold")
+
+
+def _patch(new: Stored) -> Patch:
+    assert isinstance(new.raw, Patch)
+    return new.raw
