@@ -7,13 +7,14 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-.PHONY: help venv build demo test lint bench sdist freethreaded sanitize clean
+.PHONY: help venv build demo test lint bench bench-guard sdist freethreaded sanitize clean
 
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
 	@echo "make test          the test-suite"
 	@echo "make lint          ruff, mypy, and the checks of the Cython core"
 	@echo "make bench         the benchmarks"
+	@echo "make bench-guard   has the code become slower? ratios and instruction counts against their bounds"
 	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"
 	@echo "make freethreaded  the core suites on CPython 3.13 without the GIL (built once, about 3 minutes)"
 	@echo "make sanitize      the core suites under AddressSanitizer and UBSan"
@@ -34,6 +35,9 @@ lint:
 
 bench:
 	@ci/bench.sh $(ARGS)
+
+bench-guard:
+	@ci/bench-guard.sh $(ARGS)
 
 sdist:
 	@ci/sdist.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the tree ready to work in: ci/setup.sh [demo|test|lint|bench]
+# Make the tree ready to work in: ci/setup.sh [demo|test|lint|bench|guard]
 #
 # Creates .venv, installs what the purpose needs and compiles the extension in place (editable install). Each step
 # leaves a stamp with a checksum of what it was made from, so a second run only compares checksums.
@@ -109,6 +109,9 @@ if [ "$PURPOSE" = test ]; then
     need_command chromium chromium
     need_command chromedriver chromium-driver
 fi
+if [ "$PURPOSE" = guard ]; then
+    need_command valgrind valgrind
+fi
 [ ${#missing[@]} -eq 0 ] || need_packages "${missing[@]}"
 
 mkdir -p "$(dirname "$VENV")"
@@ -119,7 +122,7 @@ install_requirements build
 install_package
 build_extension
 case $PURPOSE in
-    build) ;;
+    build | guard) ;;
     demo | test | lint | bench) install_requirements "$PURPOSE" ;;
-    *) die "unknown purpose '$PURPOSE'; one of: build demo test lint bench" ;;
+    *) die "unknown purpose '$PURPOSE'; one of: build demo test lint bench guard" ;;
 esac
