@@ -172,7 +172,7 @@ cdef class Session:
     """
     cdef object __weakref__
     cdef Policy policy
-    cdef object presented       # what the client sent, or None
+    cdef readonly object presented      # what the client sent, unchecked, or None
     cdef object name            # the id this session answers to by now, or None
     cdef object id_func
     cdef Record base            # what is stored as far as this session knows; None: nothing

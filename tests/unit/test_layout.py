@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("",),  # cysession/__init__.py
     ("_http",),
     ("asgi", "wsgi", "testing", "testing.*"),
-    ("starlette", "flask", "django", "grpc"),
+    ("starlette", "flask", "django", "django.*", "grpc"),
     ("cli",),
     ("__main__",),
 )
@@ -103,7 +103,7 @@ def test_imports_go_one_way(module: str) -> None:
         # Inside one sub-package its modules may share helpers.
         if any(
             module.startswith(home) and target.startswith(home)
-            for home in ("storage.file", "storage.redis", "testing")
+            for home in ("storage.file", "storage.redis", "testing", "django")
         ):
             continue
         assert layer(target) < layer(module), f"{module or 'cysession'} must not import {imported}"

@@ -1,0 +1,62 @@
+"""Every test runs over every kind of storage, unless it brings its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.django.site import make_tables, set_up
+
+set_up()
+
+from django.test.utils import override_settings  # noqa: E402
+
+from cysession import FileStorage, Manager, MemoryStorage, Storage  # noqa: E402
+from cysession.django import SessionStore  # noqa: E402
+from cysession.testing import FakeClock  # noqa: E402
+from tests.web.storages import DictStorage, WaitingStorage  # noqa: E402
+
+STORAGES: dict[str, Callable[[Path], Storage]] = {
+    "memory": lambda path: MemoryStorage(),
+    "file": lambda path: FileStorage(path / "sessions"),
+    "custom": lambda path: DictStorage(),
+    "waiting": lambda path: WaitingStorage(),
+}
+
+
+@pytest.fixture(scope="session")
+def users() -> Any:
+    """The user model, with tables."""
+    make_tables()
+    from django.contrib.auth import get_user_model
+
+    return get_user_model()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(params=STORAGES)
+def manager(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Manager]:
+    """The manager of the site; time stands still unless the test turns `clock`."""
+    with Manager(1_209_600, STORAGES[request.param](tmp_path), clock=clock) as made:
+        with override_settings(CYSESSION={"MANAGER": made}):
+            yield made
+
+
+@pytest.fixture
+def store(manager: Manager) -> SessionStore:
+    return SessionStore()
+
+
+@pytest.fixture(params=["memory", "file"])
+def timed(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Manager]:
+    """The same over the storages that keep time themselves."""
+    with Manager(1_209_600, STORAGES[request.param](tmp_path), clock=clock) as made:
+        with override_settings(CYSESSION={"MANAGER": made}):
+            yield made
