@@ -7,7 +7,7 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-.PHONY: help venv build demo test lint bench bench-guard sdist freethreaded sanitize clean
+.PHONY: help venv build demo test lint bench bench-guard sdist freethreaded sanitize fuzz clean
 
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
@@ -18,6 +18,7 @@ help:
 	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"
 	@echo "make freethreaded  the core suites on CPython 3.13 without the GIL (built once, about 3 minutes)"
 	@echo "make sanitize      the core suites under AddressSanitizer and UBSan"
+	@echo "make fuzz          a minute of fuzzing of the decoder (ARGS=600: ten)"
 	@echo "make build         only .venv and the compiled extension;  make clean  removes all that was built"
 
 venv build:
@@ -47,6 +48,9 @@ freethreaded:
 
 sanitize:
 	@ci/sanitize.sh $(ARGS)
+
+fuzz:
+	@ci/fuzz.sh $(ARGS)
 
 clean:
 	rm -rf .venv .venv.lock build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

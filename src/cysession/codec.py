@@ -162,7 +162,7 @@ def unframe(data: bytes, *, bound_to: bytes = b"", seed: int = 0) -> tuple[Heade
 
 def build(header: Header, payload: bytes) -> Record:
     """The record of an (opened) payload."""
-    data = unpack(payload)
+    data = _unpack(payload)
     if type(data) is not dict:
         raise CorruptRecord("the payload is not a map")
     try:
@@ -382,6 +382,20 @@ _MARKERS = {
 
 def unpack(data: bytes) -> Any:
     """The value that `pack` turned into these bytes. Raises CorruptRecord, nothing else."""
+    value = _unpack(data)
+    if type(value) not in _PLAIN:
+        try:
+            _check(value, "")
+        except NotSerializable:  # too deep, or a marker that marks nothing
+            pass
+        else:
+            return value
+        raise CorruptRecord("the payload holds what no session can hold")
+    return value
+
+
+def _unpack(data: bytes) -> Any:
+    """The same for whoever checks the value."""
     try:
         return msgpack.unpackb(
             data, ext_hook=_from_ext, list_hook=_from_list, strict_map_key=False, timestamp=0

@@ -410,6 +410,23 @@ sys.exit(str(bad) if bad else 0)
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xd4\x01t",
+        b"\x92\x01\xd4\x01t",
+        b"\x81\xa1k\xd4\x01s",
+        b"\x92" + b"\xd4\x01t" * 2,
+        b"\x91" * 70 + b"\x90",
+    ],
+    ids=["alone", "second", "in a map", "twice", "too deep"],
+)
+def test_Z7_one_value_alone_is_held_to_the_same_rules(payload: bytes) -> None:
+    """Found by the fuzzer: a marker that marks nothing came out of unpack() as an object of ours."""
+    with pytest.raises(CorruptRecord):
+        codec.unpack(payload)
+
+
 def test_an_error_never_quotes_the_data() -> None:
     with pytest.raises(CorruptRecord) as caught:
         codec.decode(framed(b"\x81\xa1k\xa6secret\xff"))
