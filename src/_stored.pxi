@@ -19,7 +19,7 @@ cdef class Stored:
     """What a record's file holds. Never changes: a cache of it may be shared by threads."""
     cdef readonly Record record     # of an alias: only its birth and its end
     cdef readonly str alias         # the storage key of the record that this one leads to
-    cdef readonly int64_t idle      # the last writer's idle ttl
+    cdef readonly int64_t idle      # the longest idle ttl of those who used it
     cdef readonly int64_t mtime
     cdef readonly uint64_t inode
     cdef readonly int64_t size
@@ -41,6 +41,10 @@ cdef class Stored:
 
     def used_at(self, mtime):
         return Stored(self.record, self.alias, self.idle, mtime, self.inode, self.size)
+
+    def needs_longer(self, int64_t ttl):
+        """Whether somebody who uses it would keep it for longer than it says."""
+        return stored_needs_longer(self, ttl)
 
     def alive(self, int64_t now, int64_t ttl):
         cdef int64_t idle = self.record._ttl or ttl or self.idle
@@ -95,7 +99,7 @@ cdef class Place:
         """
         cdef Stored seen = place_seen(self)
         cdef int64_t age, idle
-        if seen is None or seen.alias is not None or place_look(self, root, seen) != 0:
+        if seen is None or seen.alias is not None or stored_needs_longer(seen, ttl) or place_look(self, root, seen) != 0:
             return None
         age, idle = now - seen.mtime, seen.record._ttl or ttl
         if -FILE_TICK < age < min(idle // 20, MINUTE) and now < seen.record._cap:
@@ -112,6 +116,10 @@ cdef class Place:
         if outcome > 0:
             raise OSError(outcome, os.strerror(outcome))
         return seen if outcome == 0 else None
+
+
+cdef inline bint stored_needs_longer(Stored stored, int64_t ttl) noexcept:
+    return stored.record._ttl == 0 and 0 < stored.idle < ttl
 
 
 cdef inline Stored place_seen(Place place):

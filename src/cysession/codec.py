@@ -8,7 +8,7 @@
       8     8   birth        the record's identity (unsigned)
      16     8   created      ns on the storage's clock
      24     8   cap          absolute deadline, ns on the storage's clock; 2**63-1 = none
-     32     8   idle         idle ttl in ns: the session's own (FLAG_OWN_TTL) or the last writer's
+     32     8   idle         idle ttl in ns: the session's own (FLAG_OWN_TTL) or its users' longest
      40     4   length       bytes of the payload
      44     4   crc          CRC-32 of what this record is bound to, of bytes 0 to 39 and of the payload
      48     .   payload      MessagePack of the session's data: a map with str keys

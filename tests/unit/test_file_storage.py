@@ -458,6 +458,29 @@ def test_await_leaves_the_loop_free_while_the_disk_is_busy(
     storage.close()
 
 
+def test_await_leaves_the_loop_free_while_a_read_notes_a_longer_ttl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = FileStorage(tmp_path / "s", durability="data", sweep_every=0)
+    put(storage, "a", {"x": 1})
+    writers = []
+
+    def watched(*args: Any) -> int:
+        writers.append(threading.get_ident())
+        return replace_file(*args)
+
+    async def life() -> None:
+        monkeypatch.setattr(records, "replace_file", watched)
+        for _ in range(2):
+            found = await storage.aload_record("a", 10 * TTL)
+            assert found is not None and found["x"] == 1
+        assert await storage.atouch_record("a", found, 10 * TTL)
+
+    asyncio.run(life())
+    assert len(writers) == 1 and threading.get_ident() not in writers
+    storage.close()
+
+
 def test_the_cache_is_bounded_and_keeps_no_giants(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path / "s", durability="none", sweep_every=0, cache=10)
     for n in range(40):

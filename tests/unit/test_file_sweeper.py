@@ -1,5 +1,6 @@
 """The clean-up of FileStorage: incremental, one a host, harmless, and never in a request (R16, R12, G13)."""
 
+import errno
 import fcntl
 import gc
 import os
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from cysession import Delta, FileStorage, Record, codec
+from cysession import Delta, FileStorage, Manager, Record, codec
 from cysession.ids import storage_key
+from cysession.storage.file import records
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # these tests fork beside threads
 
@@ -98,6 +100,93 @@ def test_the_longer_ttl_of_a_later_start_is_respected(storage: FileStorage, cloc
     storage.create_record("b", Record.build({"x": 1}, storage.now_ns()), 3 * TTL)
     clock.now += 200
     assert storage.sweep() == 0 and storage.load_record("a", 3 * TTL) is not None
+
+
+SHORT = """
+import sys
+from cysession import FileStorage, Record
+storage = FileStorage(sys.argv[1], durability="none", sweep_every=0)
+storage.use_clock(lambda: float(sys.argv[2]))
+storage.create_record("c", Record.build({"x": 1}, storage.now_ns()), 100_000_000_000)
+print(storage.sweep())
+"""
+
+
+def sweep_elsewhere(storage: FileStorage, at: float) -> int:
+    """How many files the clean-up of another process removes, which knows only TTL."""
+    command = [sys.executable, "-c", SHORT, storage._directory.path, repr(at)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("use", ["load", "commit", "rotate"])
+def test_R16_another_process_with_a_shorter_ttl_removes_nothing_that_is_in_use_with_a_longer(
+    storage: FileStorage, clock: Clock, use: str
+) -> None:
+    base = put(storage, "a")
+    name = "b" if use == "rotate" else "a"
+    if use == "load":
+        assert storage.load_record("a", 10 * TTL) is not None  # so soon that there is no use to note
+    elif use == "commit":
+        storage.commit_record("a", base, Delta({"y": 2}), 10 * TTL)
+    else:
+        storage.rename_record("a", "b", base, 10 * TTL, 0)
+    put(storage, "unused")
+    assert sweep_elsewhere(storage, clock.now + 200) == 1
+    assert path_of(storage, name).exists() and not path_of(storage, "unused").exists()
+    clock.now += 200
+    assert storage.load_record(name, 10 * TTL) is not None
+    assert sweep_elsewhere(storage, clock.now + 1001) == 1
+    assert not path_of(storage, name).exists()
+
+
+def test_R16_a_commit_with_a_shorter_ttl_takes_nothing_from_the_longer_one(
+    storage: FileStorage, clock: Clock
+) -> None:
+    base = Record.build({"x": 1}, storage.now_ns())
+    storage.create_record("a", base, 10 * TTL)
+    storage.commit_record("a", base, Delta({"y": 2}), TTL)
+    assert sweep_elsewhere(storage, clock.now + 200) == 0
+    clock.now += 200
+    assert storage.load_record("a", TTL) is None  # whoever reads goes by the own ttl, as before
+    assert storage.load_record("a", 10 * TTL) is not None
+
+
+def test_R16_a_session_with_a_ttl_of_its_own_keeps_it(storage: FileStorage, clock: Clock) -> None:
+    put(storage, "a", ttl=TTL)
+    before = path_of(storage, "a").read_bytes()
+    assert storage.load_record("a", 10 * TTL) is not None
+    assert path_of(storage, "a").read_bytes() == before
+    assert sweep_elsewhere(storage, clock.now + 101) == 1
+
+
+def test_R16_the_index_of_a_user_lives_as_long_as_the_sessions_of_the_longest_ttl(
+    storage: FileStorage, clock: Clock
+) -> None:
+    short, long = Manager(ttl=100, storage=storage), Manager(ttl=1000, storage=storage)
+    with short.new() as session:
+        session.bind("ada")
+        name = session.id
+    assert long.new(name).user == "ada"
+    clock.now += 900
+    assert sweep_elsewhere(storage, clock.now) == 0
+    assert len(long.sessions_of("ada")) == 1 and long.revoke("ada") == 1
+
+
+def test_a_full_disk_does_not_fail_a_read_that_has_a_longer_ttl_to_note(
+    storage: FileStorage, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(storage, "a")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "replace_file", full)
+        assert storage.load_record("a", 10 * TTL) is not None
+    assert storage.load_record("a", 10 * TTL) is not None
+    assert sweep_elsewhere(storage, clock.now + 200) == 0
 
 
 def test_G13_junk_under_a_records_name_goes_however_short(storage: FileStorage) -> None:

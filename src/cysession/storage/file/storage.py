@@ -35,6 +35,10 @@ _births = itertools.count(random.randrange(1000))  # tells a file from one that 
 CACHED_BYTES = 4096  # of one record: what is larger is read again rather than kept
 
 
+class _MayWait(Exception):
+    """Raised before something that may wait for a flush, where that must not be."""
+
+
 class FileStorage(Storage):
     """Sessions in files of a private directory; any number of processes of one host may share it.
 
@@ -130,7 +134,7 @@ class FileStorage(Storage):
                 return record
         return self._run(self._load, session_id, ttl)
 
-    def _load(self, session_id: str, ttl: int) -> Record | None:
+    def _load(self, session_id: str, ttl: int, may_wait: bool = True) -> Record | None:
         place = self._places.get(session_id) or self._place(session_id)
         aliased, birth = False, 0
         for _ in range(HOPS):
@@ -139,6 +143,8 @@ class FileStorage(Storage):
             if stored is None or not stored.alive(now, ttl) or (birth and stored.record.birth != birth):
                 break
             if stored.alias is None:
+                if stored.needs_longer(ttl) and self._lengthen(place, ttl, may_wait):
+                    continue
                 stored = self._used(place, stored, now, ttl)
                 if stored is None:
                     break
@@ -149,8 +155,31 @@ class FileStorage(Storage):
         self._places.pop(session_id, None)
         if self._directory.recover():
             self._places.clear()
-            return self._load(session_id, ttl)
+            return self._load(session_id, ttl, may_wait)
         return None
+
+    def _lengthen(self, place: Place, ttl: int, may_wait: bool) -> bool:
+        """Write into the file that it is in use with a longer idle ttl than it says. False: it stays as it is.
+
+        Nothing else tells the clean-up of another process, which may know only shorter ones. Happens once for
+        every session that is used by managers of different ttl. A full disk does not fail the read.
+        """
+        if self._flushes and not may_wait:
+            raise _MayWait
+        with contextlib.suppress(OSError):
+            self._locks.acquire(place.stripe)
+            try:
+                stored = self._files.look(place)
+                now = self.now_ns()
+                if stored is None or stored.alias is not None or not stored.alive(now, ttl):
+                    return True  # not what it was: look again
+                if stored.needs_longer(ttl):
+                    self._files.write(place, stored.record, ttl, stamp(now, stored.mtime))
+            finally:
+                self._locks.release(place.stripe)
+            self._renew_index(stored.record, ttl)
+            return True
+        return False
 
     def _used(self, place: Place, stored: Stored, now: int, ttl: int) -> Stored | None:
         """After noting the use if the last one noted is long ago. None: the record vanished meanwhile."""
@@ -232,7 +261,8 @@ class FileStorage(Storage):
                     if merged is None:
                         self._files.remove(place)
                         return None
-                    written = self._files.write(place, merged, ttl, stamp(now, stored.mtime))
+                    idle = max(ttl, stored.idle)
+                    written = self._files.write(place, merged, idle, stamp(now, stored.mtime))
                     if hop == 0:
                         self._remember(session_id, place, written)
                     return merged
@@ -303,7 +333,7 @@ class FileStorage(Storage):
         if there is not None and there.alive(now, ttl):
             raise StorageUnavailable("the fresh id is in use already; check the id function")
         mtime = stamp(now, stored.mtime)
-        self._files.write(target, record, ttl, mtime)
+        self._files.write(target, record, max(ttl, stored.idle), mtime)
         try:
             if grace > 0:
                 end = Record.build({}, now, min(now + grace, record.cap), 0, record.birth)
@@ -319,6 +349,20 @@ class FileStorage(Storage):
             raise
 
     # ---- the same for event loops: what may wait for the disk goes to a thread -----------------------
+
+    async def aload_record(self, session_id: str, ttl: int) -> Record | None:
+        place = self._places.get(session_id)
+        if place is not None:
+            record = place.glance(self._directory.fd, self.now_ns(), ttl)
+            if record is not None:
+                return record
+        with contextlib.suppress(_MayWait):
+            return self._run(self._load, session_id, ttl, False)
+        return await self._aside(self.load_record, session_id, ttl)
+
+    async def atouch_record(self, session_id: str, record: Record, ttl: int) -> bool:
+        found = await self.aload_record(session_id, ttl)
+        return found is not None and found.birth == record.birth
 
     async def acreate_record(self, session_id: str, record: Record, ttl: int) -> bool:
         return await self._aside(self.create_record, session_id, record, ttl)

@@ -241,7 +241,11 @@ class Sweeper:
 
 
 def _has_expired(header: codec.Header, last_use: int, now: int, ttl: int) -> bool:
-    """ttl: the longest seen in use, which may be longer than the one that the record was written with."""
+    """By what the file says: its end, its own idle ttl, or the longest one of those who used it.
+
+    ttl: the longest seen in use in this process, which may be longer still, after a restart with a new one. What
+    other processes use, the file says (FileStorage._lengthen).
+    """
     if now >= header.cap:
         return True
     idle = header.own_ttl or (max(header.idle, ttl) if header.idle else 0)
