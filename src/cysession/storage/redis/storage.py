@@ -75,6 +75,7 @@ class RedisStorage(Storage):
 
     _layout: ClassVar[Layout] = Blobs()
     _kind: ClassVar[bytes] = b""
+    _every = EVERY
 
     def __init__(
         self,
@@ -509,7 +510,7 @@ class RedisStorage(Storage):
             return
         if loop not in self._timers:
             self._timers = {known: timer for known, timer in self._timers.items() if not known.is_closed()}
-            self._timers[loop] = loop.call_later(EVERY, self._begin_writing, loop)
+            self._timers[loop] = loop.call_later(self._every, self._begin_writing, loop)
 
     def _begin_writing(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timers.pop(loop, None)
@@ -520,14 +521,17 @@ class RedisStorage(Storage):
     async def _awrite_quietly(self) -> None:
         try:
             await self._arun(self._write_all())
-        except StorageUnavailable:
+        except (StorageUnavailable, StorageMisconfigured):
             self._arrange_writing()
 
     def _write_touches(self) -> float:
         """A step of the thread."""
-        with contextlib.suppress(StorageUnavailable):
+        wait = self._touches.due_in(self._every)
+        if wait > 0:
+            return wait
+        with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
             self._run(self._write_all())
-        return EVERY
+        return self._every
 
     def flush(self) -> None:
         """Write the noted uses now."""
@@ -738,13 +742,13 @@ class RedisStorage(Storage):
     def close(self) -> None:
         """Write the noted uses and close the connections. A server that is away loses them; nothing is raised."""
         self._driver.stop()
-        with contextlib.suppress(StorageUnavailable):
+        with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
             self.flush()
         self._client.close()
 
     async def aclose(self) -> None:
         self._driver.stop()
-        with contextlib.suppress(StorageUnavailable):
+        with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
             await self.aflush()
         await self._client.aclose()
 

@@ -10,6 +10,7 @@ the loop has anyway. A flush that fails puts back what it took, and the next one
 """
 
 import threading
+import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -43,14 +44,21 @@ class Touches:
         """In a forked child: the parent writes its own."""
         self._lock = threading.Lock()
         self._waiting: dict[bytes, Touch] = {}
+        self._since = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def note(self, touch: Touch) -> None:
         with self._lock:
+            if not self._waiting:
+                self._since = time.monotonic()
             if len(self._waiting) < LIMIT:
                 self._waiting[touch.place.key] = touch
+
+    def due_in(self, every: float) -> float:
+        """Seconds until the first one has waited that long; 0 or less: it has."""
+        return self._since + every - time.monotonic() if self._waiting else every
 
     def last(self, place: Place) -> int:
         """When the last use that is not written yet was; 0: there is none."""
