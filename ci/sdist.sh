@@ -55,3 +55,45 @@ optional = {"redis", "hiredis", "starlette", "flask", "django", "grpc", "cryptog
 assert not optional & set(sys.modules), f"plain use imports {optional & set(sys.modules)}"
 print(f"cysession works from the wheel, on {sys.version.split()[0]}")
 PYTHON
+
+say "the storage contract from ${wheel##*/}[testing], as somebody runs it for a storage of their own"
+"$VENV/bin/python" -m venv "$OUT/venv-testing"
+"$OUT/venv-testing/bin/python" -m pip install --quiet --no-input --constraint "$ROOT/ci/constraints.txt" "$wheel[testing]" </dev/null
+# An empty directory outside the tree: nothing of it may be found, not even pyproject.toml with pytest's options.
+elsewhere=$(mktemp -d "${TMPDIR:-/tmp}/cysession-contract.XXXXXX")
+trap 'rm -rf "$elsewhere"' EXIT
+cp "$ROOT/examples/custom_storage.py" "$elsewhere/my_storage.py"
+cat >"$elsewhere/test_my_storage.py" <<'PYTHON'
+import cysession
+from cysession import MemoryStorage
+from cysession.testing import AsyncStorageContract, StorageContract
+from my_storage import SqliteStorage
+
+
+def test_it_is_the_installed_package():
+    assert "/venv-testing/" in cysession.__file__, cysession.__file__
+
+
+class TestSqliteStorage(StorageContract):
+    max_steps = 4
+
+    def make_storage(self):
+        return SqliteStorage(str(self.directory / "sessions.db"))
+
+
+class TestSqliteStorageAsync(AsyncStorageContract):
+    max_steps = 3
+
+    def make_storage(self):
+        return SqliteStorage(":memory:")
+
+
+class TestMemoryStorage(StorageContract):
+    max_steps = 5
+
+    def make_storage(self):
+        return MemoryStorage()
+PYTHON
+# -W error: whatever warns here would warn in everybody's tests.
+(cd "$elsewhere" && "$OUT/venv-testing/bin/python" -I -W error -m pytest -q -p no:cacheprovider --import-mode=importlib \
+    -o pythonpath=. -rs . </dev/null) || die "the storage contract does not run from an installed wheel"

@@ -1,16 +1,22 @@
-"""docs/storage_contract.md: its examples run as they stand, and a mistake in the first one is found."""
+"""docs/storage_contract.md: its examples run as they stand, and a mistake in the first one is found.
+docs/custom_storage.md shows the example that is tested, and the record protocol as it is.
+"""
 
 import os
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from cysession import Storage
 from cysession.testing.schedules import schedules
 
-PAGE = (Path(__file__).parents[2] / "docs" / "storage_contract.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "storage_contract.md").read_text(encoding="utf-8")
+CUSTOM = (ROOT / "docs" / "custom_storage.md").read_text(encoding="utf-8")
 STORAGE, APPLICATION = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 exec(compile(STORAGE, "storage_contract.md: a full example", "exec"))  # TestMyStorage and TestMyStorageAsync
@@ -68,3 +74,31 @@ def test_what_the_page_names_is_there(name: str) -> None:
     from cysession.testing import AsyncStorageContract
 
     assert hasattr(AsyncStorageContract, name)
+
+
+# ---- docs/custom_storage.md ----------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_example_that_is_tested() -> None:
+    example = (ROOT / "examples" / "custom_storage.py").read_text(encoding="utf-8")
+    shown = re.search(r"^```python\n(.*?)^```", CUSTOM, re.DOTALL | re.MULTILINE)
+    assert shown is not None and f"\n{shown[1]}\n\nif __name__" in example
+
+
+PROTOCOL = re.findall(r"^\| `(\w+)\((.*?)\)` \|", CUSTOM, re.MULTILINE)
+
+
+def test_the_page_names_every_step_of_the_record_protocol() -> None:
+    steps = {name for name in vars(Storage) if f"a{name}" in vars(Storage)} - {"close"}
+    assert {name for name, _ in PROTOCOL} == steps - {
+        "note_user",
+        "user_sessions",
+    }  # those are made of the rest
+
+
+@pytest.mark.parametrize(("name", "parameters"), PROTOCOL)
+def test_a_step_takes_what_the_page_says(name: str, parameters: str) -> None:
+    names = {"id": "session_id", "old": "old_id", "new": "new_id"}
+    wanted = [names.get(parameter, parameter) for parameter in parameters.split(", ")]
+    for method in name, f"a{name}":
+        assert list(signature(getattr(Storage, method)).parameters)[1:] == wanted
