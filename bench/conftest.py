@@ -5,6 +5,7 @@ reported time divided by `LOOP` is one operation. All loops pay the same for the
 """
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,6 +32,18 @@ def populate(manager: Manager, count: int) -> list[str]:
         ids.append(session.id)
     random.Random(7).shuffle(ids)
     return ids
+
+
+def chunks(ids: list[str]) -> Iterator[list[str]]:
+    """The next LOOP ids for ever, so that every round meets sessions that have not been touched lately."""
+    while True:
+        for start in range(0, len(ids), LOOP):
+            yield ids[start : start + LOOP]
+
+
+def rounds(ids: list[str]) -> int:
+    """Enough to meet every id a few times."""
+    return max(200, min(3 * len(ids) // LOOP, 2000))
 
 
 @pytest.fixture

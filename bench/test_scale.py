@@ -8,7 +8,7 @@ and stand here for orientation; the ratios of this file are against `dict.get` o
 from typing import Any
 
 import pytest
-from conftest import LOOP, NAME, populate
+from conftest import NAME, chunks, populate, rounds
 
 from cysession import Manager, MemoryStorage
 
@@ -21,17 +21,6 @@ def crowd(request: pytest.FixtureRequest) -> Any:
     ids = populate(manager, request.param)
     yield manager, ids
     manager.close()
-
-
-def chunks(ids: list[str]) -> Any:
-    """Yields the next LOOP ids for ever, so that every round meets sessions that have not been touched lately."""
-    while True:
-        for start in range(0, len(ids), LOOP):
-            yield ids[start : start + LOOP]
-
-
-def rounds(ids: list[str]) -> int:
-    return max(200, min(3 * len(ids) // LOOP, 2000))
 
 
 def test_dict_get(benchmark: Any, crowd: Any) -> None:
