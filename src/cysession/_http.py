@@ -19,8 +19,10 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from ._core import presented_id
@@ -84,18 +86,8 @@ class HttpPolicy:
     """How session ids travel over HTTP: immutable, one for an adapter, shared by all its requests."""
 
     __slots__ = (
-        *(
-            "_clock",
-            "_cookie",
-            "_key",
-            "_new",
-            "_refresh_after",
-            "_sends",
-            "_variable",
-            "_vary",
-            "_vary_text",
-        ),
-        *("carrier", "manager", "name", "refreshes"),
+        *("_clock", "_cookie", "_key", "_make_cookie", "_new", "_refresh_after", "_sends", "_variable"),
+        *("_vary", "_vary_text", "carrier", "manager", "name", "refreshes"),
     )
 
     def __init__(
@@ -117,6 +109,7 @@ class HttpPolicy:
         self._new = manager.new
         self._sends = send_cookie
         self._cookie: SessionCookie | None = None
+        self._make_cookie: Callable[..., SessionCookie]
         self._clock = manager.storage.clock
         self._refresh_after = 0.0
         self.refreshes = False  # whether `renews` is worth asking
@@ -143,7 +136,8 @@ class HttpPolicy:
                 InsecureCookieWarning,
                 stacklevel=3,
             )
-        self._cookie = SessionCookie(
+        self._make_cookie = partial(
+            SessionCookie,
             name,
             path=path,
             domain=domain,
@@ -151,16 +145,31 @@ class HttpPolicy:
             httponly=httponly,
             samesite=samesite,
             partitioned=partitioned,
-            max_age=cookie_max_age,
         )
-        self._key = self._cookie.key
+        self._use(self._make_cookie(max_age=cookie_max_age))
         self.carrier = b"cookie"  # the request header that carries ids
-        self.name = self._key  # and the name of the cookie in it; None: the header's value is the id
         self._vary = (b"vary", b"Cookie")
         self._name_for_gateways()
-        if self._cookie.max_age:
-            self._refresh_after = self._cookie.max_age / REFRESHES
-            self.refreshes = send_cookie
+
+    def _use(self, cookie: SessionCookie) -> None:
+        self._cookie = cookie
+        # The name of the cookie in the carrier header; None: the header's value is the id.
+        self._key = self.name = cookie.key
+        if cookie.max_age:
+            self._refresh_after = cookie.max_age / REFRESHES
+            self.refreshes = self._sends
+
+    def lasting(self, cookie_max_age: int | timedelta) -> "HttpPolicy":
+        """The same policy with a cookie that outlives the browser."""
+        policy = copy(self)
+        if policy._cookie is not None:
+            policy._use(self._make_cookie(max_age=cookie_max_age))
+        return policy
+
+    @property
+    def vary_on(self) -> str:
+        """The request header that decides which session it is."""
+        return self._vary_text[1]
 
     def _name_for_gateways(self) -> None:
         self._variable = "HTTP_" + self.carrier.decode("ascii").upper().replace("-", "_")
@@ -291,6 +300,10 @@ class HttpPolicy:
     def _now(self) -> int:
         return max(0, int(time.time() if self._clock is None else self._clock()))
 
+    def hands_out(self, session: "Session", renew: bool = False) -> bool:
+        """Whether the response hands an id out or takes it back. Nearly all do not: they get Vary and no more."""
+        return self._sends and (renew or session.cookie_state != "keep")
+
     def dress(self, session: "Session", headers: Iterable[Header], renew: bool = False) -> Iterable[Header]:
         """The response headers with what this committed session adds; never changes `headers` itself.
 
@@ -315,21 +328,18 @@ class HttpPolicy:
         """`dress` for headers of str."""
         if not session.accessed:
             return headers
+        if not self.hands_out(session, renew):
+            return self.vary_text(headers)
+        return _as_text(self.dress(session, _as_bytes(headers), renew))
+
+    def vary_text(self, headers: Iterable[TextHeader]) -> list[TextHeader]:
+        """The headers with Vary."""
         headers = [*headers]
-        if (
-            session.cookie_state == "keep" and not renew
-        ) or not self._sends:  # as nearly always: Vary and no more
-            for name, _ in headers:
-                if len(name) == 4 and name.lower() == "vary":
-                    break
-            else:
-                headers.append(self._vary_text)
-                return headers
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        return [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self.dress(session, raw, renew)
-        ]
+        for name, _ in headers:
+            if len(name) == 4 and name.lower() == "vary":
+                return _as_text(self._with_vary(_as_bytes(headers)))
+        headers.append(self._vary_text)
+        return headers
 
     def _line(self, session_id: str) -> Header:
         """The header that hands an id out, or has the client forget it ("")."""
@@ -363,6 +373,14 @@ class HttpPolicy:
             for name, value in headers
             if name.lower() != b"set-cookie" or value.partition(b"=")[0].strip() != self._key
         ]
+
+
+def _as_bytes(headers: Iterable[TextHeader]) -> list[Header]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def _as_text(headers: Iterable[Header]) -> list[TextHeader]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
 
 def _without_stamp(value: bytes) -> tuple[bytes, int | None]:

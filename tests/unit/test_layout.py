@@ -42,6 +42,7 @@ THIRD_PARTY = {
     "hiredis": ("storage.redis",),
     "starlette": ("starlette",),
     "flask": ("flask",),
+    "markupsafe": ("flask",),
     "django": ("django",),
     "grpc": ("grpc",),
     "cryptography": ("storage.file",),

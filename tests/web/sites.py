@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import flask
+
 from cysession import Manager, Session, wsgi
 from cysession.asgi import SessionMiddleware
+from cysession.flask import CySession
 
 Header = tuple[bytes, bytes]
 
@@ -104,9 +107,39 @@ class WsgiSite:
         return call_wsgi(self.app, headers, method=method)
 
 
+class BareResponse(flask.Response):
+    """Adds no header of its own."""
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+
+@dataclass
+class FlaskSite:
+    """A Flask view; the session that it is given is the proxy `flask.session`."""
+
+    view: View
+    manager: Manager
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.app = flask.Flask("shop")
+        self.app.config["PROPAGATE_EXCEPTIONS"] = True
+        self.app.add_url_rule("/", view_func=self._answer)
+        CySession(self.app, self.manager, **self.options)
+
+    def _answer(self) -> flask.Response:
+        answer = self.view(flask.session) or Answer()  # type: ignore[arg-type]
+        return BareResponse(answer.body, answer.status, as_text(answer.headers))
+
+    def request(self, headers: Iterable[Header] = (), *, method: str = "GET") -> Reply:
+        return call_wsgi(self.app, headers, method=method)
+
+
 ADAPTERS: dict[str, Callable[[View, Manager, dict[str, Any]], Site]] = {
     "asgi": AsgiSite,
     "wsgi": WsgiSite,
+    "flask": FlaskSite,
 }
 
 

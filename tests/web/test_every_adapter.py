@@ -337,7 +337,7 @@ LOOKS: dict[str, Callable[[Session], object]] = {
     "size": lambda s: s.size(),
     "contains": lambda s: s.contains("n"),
     "eq": lambda s: s == {},
-    "id": lambda s: s.id,
+    "id": lambda s: s.sid if hasattr(s, "sid") else s.id,
     "is_new": lambda s: s.is_new,
     "created_at": lambda s: s.created_at,
     "expires_at": lambda s: s.expires_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import runpy
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,45 @@ class Browser:
     def visit(self, path: str = "/", **environ: Any) -> Reply:
         carried = self.jar.header()
         headers = [(b"cookie", carried)] if carried else []
-        reply = call_wsgi(self.app, headers, PATH_INFO=path, **{"wsgi.url_scheme": "http", **environ})
+        environ = {"PATH_INFO": path, "wsgi.url_scheme": "http", **environ}
+        reply = call_wsgi(self.app, headers, method=environ.pop("method", "GET"), **environ)
         for line in reply.cookies:
             self.jar.receive(line)
         assert not self.jar.refused
         return reply
+
+    def post(self, path: str, form: bytes = b"") -> bytes:
+        """The page that the browser shows after a form was sent."""
+        reply = self.visit(
+            path,
+            method="POST",
+            CONTENT_TYPE="application/x-www-form-urlencoded",
+            CONTENT_LENGTH=str(len(form)),
+            **{"wsgi.input": io.BytesIO(form)},
+        )
+        assert reply.status == 302 and reply.all(b"location") == [b"/"]
+        return self.visit("/").body
 
 
 def test_wsgi_minimal_counts_visits() -> None:
     browser = Browser(example("wsgi_minimal")["app"])
     assert [browser.visit().body for _ in range(3)] == [b"visit 1\n", b"visit 2\n", b"visit 3\n"]
     assert Browser(browser.app).visit().body == b"visit 1\n"
+
+
+def test_flask_app_keeps_a_guest_book() -> None:
+    app = example("flask_app")["app"]
+    anna, phone, ben = Browser(app), Browser(app), Browser(app)
+    assert b"Your name" in anna.visit().body and anna.jar.header() == b""
+    page = anna.post("/login", b"user=anna&stay=on")
+    assert b"Welcome!" in page and b"Hello anna" in page
+    assert b"Welcome!" not in anna.visit().body
+    before = anna.jar.header()
+    assert b"you wrote: tea, milk" in (anna.post("/notes", b"note=tea"), anna.post("/notes", b"note=milk"))[1]
+    assert b"Hello anna" in phone.post("/login", b"user=anna") and b"tea" not in phone.visit().body
+    assert b"Hello ben" in ben.post("/login", b"user=ben")
+    assert anna.jar.header() == before != anna.post("/login", b"user=anna") and anna.jar.header() != before
+
+    assert b"Your name" in phone.post("/logout-everywhere")
+    assert b"Your name" in anna.visit().body and b"Hello ben" in ben.visit().body
+    assert b"Goodbye." in ben.post("/logout")
