@@ -460,9 +460,12 @@ class Proxy:
                             self.cut_after = None
                             break
                 target.sendall(data)
-        for s in (source, target):
-            with contextlib.suppress(OSError):
-                s.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            if not any(source in pair for pair in self._pairs):
+                return  # cut(): the other side shall see a reset, not an end
+            for s in (source, target):
+                with contextlib.suppress(OSError):
+                    s.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
     def _reset(s: socket.socket) -> None:
@@ -475,9 +478,9 @@ class Proxy:
         """Reset all connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for s in pair:
-                self._reset(s)
+            for pair in pairs:
+                for s in pair:
+                    self._reset(s)
 
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(OSError):
