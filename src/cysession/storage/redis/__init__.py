@@ -1,6 +1,12 @@
 """Sessions in Redis or Valkey: a client layer that knows nothing of sessions, and storages on top of it.
 
 client.py     Client: a command, a batch or a script to the right node, within one deadline; our own errors
+node.py       one server: its connections of both sides and its breaker
+pool.py       the sync side: a few raw connections that threads share under load
+multiplex.py  the async side: one connection for all tasks of an event loop
+link.py       one connection of the sync side, and how sockets are opened
+breaker.py    after repeated failure, fail at once
+source.py     where the servers are and how one gets in
 wire.py       packed commands, scripts, what an error reply means
 
 storage.py    RedisStorage: the record protocol, one string a session

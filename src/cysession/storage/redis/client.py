@@ -12,14 +12,35 @@ Errors of all methods:
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+import threading
+import time
+from binascii import crc_hqx
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias
 
-from cysession.errors import StorageUnavailable
+import hiredis
 
+from cysession.errors import SessionError, StorageUnavailable
+
+from .link import NOT_YET, Lost
+from .node import Node
+from .source import Address, open_source
 from .wire import Argument, ErrorReply, Reply, Script, explain, pack, pack_many, strict
 
 __all__ = ["Client"]
+
+Outcome: TypeAlias = list[Reply] | Lost | SessionError
+# A step of a plan: an exchange (node, bytes, count, deadline) whose outcome is sent back, or seconds to sleep.
+Step: TypeAlias = tuple[Node, bytes, int, float] | float
+Plan: TypeAlias = Generator[Step, Any, list[Reply]]
+
+SLOTS = 16384  # of a cluster
+REDIRECTS = 5  # that one command follows
+PAUSE = 0.01  # seconds between two tries while a cluster moves the keys of one command
+REFRESH = 0.1  # seconds between two looks at the slots of a cluster that may have changed
+ASKING = pack(b"ASKING")
+# Errors of commands that were certainly not executed, and may be sent again elsewhere or later.
+ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "READONLY"})
 
 
 class Client:
@@ -27,90 +48,309 @@ class Client:
     source: a URL (redis:// rediss:// unix:// redis+cluster:// redis+sentinel://) or a client or pool of
         redis-py, sync or asyncio, whose settings are taken over (its connections are not).
     timeout: seconds that a call may take in all: connecting, waiting, a retry.
+    links: connections to one node that the sync side opens at most; more threads share them.
+
+    Nothing is connected before the first call. Raises StorageMisconfigured for a source that cannot be read.
     """
 
-    def __init__(self, source: Any, *, timeout: float = 0.25) -> None:
-        import redis
-        import redis.asyncio
-
+    def __init__(self, source: Any, *, timeout: float = 0.25, links: int = 4) -> None:
+        if timeout <= 0 or links < 1:
+            raise ValueError("timeout is positive, links at least 1")
+        self._source = open_source(source)
         self._timeout = timeout
-        self._pool: Any = redis.ConnectionPool.from_url(source, protocol=2, socket_timeout=timeout)
-        self._source = source
-        self._apools: dict[Any, Any] = {}
+        self._links = links
+        self._lock = threading.Lock()
+        self._nodes: dict[Address, Node] = {}
+        self._only: Node | None = None
+        self._slots: list[Node | None] = []  # of a cluster; empty: not known yet
+        self._slots_doubtful = False
+        self._slots_read = 0.0  # monotonic
+        if self._source.kind == "sentinel":
+            self._only = Node(self._source, None, timeout, links)
+        elif self._source.kind == "single":
+            self._only = self._node_at(self._source.addresses[0])
 
     @property
     def is_cluster(self) -> bool:
         """Whether keys live on different nodes, so that a command may only name keys of one slot."""
-        return False
+        return self._only is None
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call may take in all."""
+        return self._timeout
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that are known so far."""
+        return [self._only] if self._only is not None else list(self._nodes.values())
 
     # --- packed commands: what everything else is made of -------------------------------------------------------
 
     def call_packed(self, slot_key: bytes, packed: bytes, *, retry: bool = False) -> Reply:
         """One command that `wire.pack` or a `wire.Template` has packed."""
-        return self.call_packed_many(slot_key, packed, 1, retry=retry)[0]
+        replies = self.call_packed_many(slot_key, packed, 1, retry=retry, raise_errors=False)
+        reply = replies[0]
+        if isinstance(reply, ErrorReply):
+            raise explain(reply) from None
+        return reply
 
     def call_packed_many(
         self, slot_key: bytes, packed: bytes, count: int, *, retry: bool = False, raise_errors: bool = True
     ) -> list[Reply]:
         """`count` commands packed one after the other: one write, one round trip, `count` replies."""
-        import redis
+        deadline = time.monotonic() + self._timeout
+        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        outcome: Outcome | None = None
+        if node is not None and not self._slots_doubtful:
+            try:
+                outcome = node.exchange(packed, count, deadline, True)
+            except (Lost, SessionError) as error:
+                outcome = error
+        if outcome is None or not isinstance(outcome, list) or _elsewhere(outcome):
+            outcome = self._run(self._plan(slot_key, packed, count, retry, deadline, node, outcome))
+        return strict(outcome) if raise_errors else outcome
 
-        replies: list[Reply] = []
-        connection: Any = self._pool.get_connection()
-        try:
-            connection.send_packed_command((packed,))
-            for _ in range(count):
-                try:
-                    replies.append(connection.read_response())
-                except redis.ResponseError as error:
-                    code = "NOSCRIPT" if isinstance(error, redis.exceptions.NoScriptError) else ""
-                    replies.append(ErrorReply(f"{code} {error}".strip()))
-        except redis.RedisError:
-            connection.disconnect()
-            raise StorageUnavailable from None
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            self._pool.release(connection)
-        return strict(replies) if raise_errors else replies
+    def _run(self, plan: Plan) -> list[Reply]:
+        """Carry out a plan, blocking."""
+        outcome: Any = None
+        while True:
+            try:
+                step = plan.send(outcome)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            if isinstance(step, float):
+                time.sleep(step)
+                outcome = None
+                continue
+            node, data, count, deadline = step
+            try:
+                outcome = node.exchange(data, count, deadline)
+            except (Lost, SessionError) as error:
+                outcome = error
 
     async def acall_packed(self, slot_key: bytes, packed: bytes, *, retry: bool = False) -> Reply:
         """call_packed, awaited."""
-        return (await self.acall_packed_many(slot_key, packed, 1, retry=retry))[0]
+        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        outcome: Outcome | None = None
+        deadline = 0.0
+        if node is not None:
+            loop, mux = node.fast
+            if loop is asyncio.get_running_loop() and mux.open and not node.breaker.failures:
+                deadline = time.monotonic() + self._timeout
+                try:
+                    reply = await mux.send(packed)
+                except Lost as crowded:
+                    reply = crowded
+                if not isinstance(reply, Exception):
+                    return reply
+                outcome = reply if isinstance(reply, Lost) else [reply]
+        outcome = await self._afollow(slot_key, packed, 1, retry, deadline, node, outcome)
+        return strict(outcome)[0]
 
     async def acall_packed_many(
         self, slot_key: bytes, packed: bytes, count: int, *, retry: bool = False, raise_errors: bool = True
     ) -> list[Reply]:
         """call_packed_many, awaited."""
-        import redis
-        import redis.asyncio
-
-        loop = asyncio.get_running_loop()
-        pool = self._apools.get(loop)
-        if pool is None:
-            pool = self._apools[loop] = redis.asyncio.ConnectionPool.from_url(
-                self._source, protocol=2, socket_timeout=self._timeout, max_connections=1000
-            )
-        replies: list[Reply] = []
-        connection = await pool.get_connection()
-        try:
-            await connection.send_packed_command([packed])
-            for _ in range(count):
+        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        outcome: Outcome | None = None
+        deadline = 0.0
+        if node is not None:
+            loop, mux = node.fast
+            if loop is asyncio.get_running_loop() and mux.open and not node.breaker.failures:
+                deadline = time.monotonic() + self._timeout
                 try:
-                    replies.append(await connection.read_response())
-                except redis.ResponseError as error:
-                    code = "NOSCRIPT" if isinstance(error, redis.exceptions.NoScriptError) else ""
-                    replies.append(ErrorReply(f"{code} {error}".strip()))
-        except redis.RedisError:
-            await connection.disconnect()
-            raise StorageUnavailable from None
-        except BaseException:
-            await connection.disconnect()
-            raise
-        finally:
-            await pool.release(connection)
-        return strict(replies) if raise_errors else replies
+                    outcome = await mux.send_many(packed, count)
+                except Lost as crowded:
+                    outcome = crowded
+        outcome = await self._afollow(slot_key, packed, count, retry, deadline, node, outcome)
+        return strict(outcome) if raise_errors else outcome
+
+    async def _afollow(
+        self,
+        slot_key: bytes,
+        packed: bytes,
+        count: int,
+        retry: bool,
+        deadline: float,
+        node: Node | None,
+        outcome: Outcome | None,
+    ) -> list[Reply]:
+        """What is left to do after the first try, or after none was made."""
+        if isinstance(outcome, list) and not _elsewhere(outcome):
+            return outcome
+        if not deadline:
+            deadline = time.monotonic() + self._timeout
+            node = None
+        plan = self._plan(slot_key, packed, count, retry, deadline, node, outcome)
+        outcome = None
+        while True:
+            try:
+                step = plan.send(outcome)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+                outcome = None
+                continue
+            node, data, count, until = step
+            try:
+                outcome = await node.aexchange(data, count, until)
+            except (Lost, SessionError) as error:
+                outcome = error
+
+    # --- what is tried again, and where -------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        slot_key: bytes,
+        packed: bytes,
+        count: int,
+        retry: bool,
+        deadline: float,
+        node: Node | None,
+        outcome: Outcome | None,
+    ) -> Plan:
+        """From the outcome of a first try (None: not made yet) to replies. Raises SessionError.
+
+        The same for both sides: it says what to do, `_run` and `_afollow` do it.
+        """
+        if node is None or outcome is None:
+            node = yield from self._find(slot_key, deadline)
+            outcome = yield node, packed, count, deadline
+        if isinstance(outcome, SessionError) and self.is_cluster and isinstance(outcome, StorageUnavailable):
+            # Nothing was sent. The slot may have a new owner, whom another node knows.
+            self._slots_doubtful = True
+            found = yield from self._find(slot_key, deadline)
+            if found is not node and time.monotonic() < deadline:
+                node = found
+                outcome = yield node, packed, count, deadline
+        if isinstance(outcome, Lost):
+            if self.is_cluster:
+                self._slots_doubtful = True
+            may = retry or not outcome.sent
+            if may and outcome.reason != "crowded" and time.monotonic() < deadline:
+                node = yield from self._find(slot_key, deadline)
+                outcome = yield node, packed, count, deadline
+        if isinstance(outcome, Lost):
+            raise node.explain(outcome) from None
+        if isinstance(outcome, SessionError):
+            raise outcome from None
+        assert outcome is not None
+        if _elsewhere(outcome):
+            yield from self._redirect(node, packed, outcome, deadline)
+        return outcome
+
+    def _redirect(self, node: Node, packed: bytes, replies: list[Reply], deadline: float) -> Plan:
+        """Send again, one by one, what was refused because it belongs elsewhere; puts the replies in place."""
+        commands = _split(packed)
+        for index, reply in enumerate(replies):
+            refused = reply
+            for _ in range(REDIRECTS):
+                if not _elsewhere([refused]) or time.monotonic() >= deadline:
+                    break
+                node, asking = yield from self._after(node, refused, deadline)
+                data = ASKING + commands[index] if asking else commands[index]
+                outcome = yield node, data, 1 + asking, deadline
+                if isinstance(outcome, Lost):
+                    raise node.explain(outcome) from None
+                if isinstance(outcome, SessionError):
+                    raise outcome from None
+                refused = replies[index] = outcome[-1]
+        return replies
+
+    def _after(
+        self, node: Node, refused: ErrorReply, deadline: float
+    ) -> Generator[Step, Any, tuple[Node, bool]]:
+        """Where to go with a refused command, and whether to say ASKING there."""
+        if refused.code == "READONLY":
+            node.reset()  # a failover; who is the master now is asked while connecting
+            self._slots_doubtful = self.is_cluster
+            return node, False
+        if refused.code == "TRYAGAIN" or not self.is_cluster:
+            yield min(PAUSE, max(0.0, deadline - time.monotonic()))
+            return node, False
+        target = self._target(node, refused)
+        if target is None:
+            return node, False
+        if refused.code == "MOVED":
+            if time.monotonic() - self._slots_read > REFRESH:
+                yield from self._read_slots([target], deadline)
+            slot = int(refused.text.split()[1])
+            if self._slots:
+                self._slots[slot] = target
+        return target, refused.code == "ASK"
+
+    def _target(self, node: Node, refused: ErrorReply) -> Node | None:
+        """The node that "MOVED 1234 host:port" names; no host means the one that answered."""
+        words = refused.text.split()
+        if len(words) != 3 or not words[1].isdigit() or int(words[1]) >= SLOTS:
+            return None
+        host, _, port = words[2].rpartition(":")
+        return self._announced(host.strip("[]"), port, node)
+
+    # --- nodes --------------------------------------------------------------------------------------------------
+
+    def _announced(self, host: str, port: Any, by: Node) -> Node | None:
+        if not str(port).isdigit():
+            return None
+        own = by.address.host if by.address is not None else ""
+        where = (host if host and host != "?" else own, int(port))
+        if self._source.remap is not None:
+            where = self._source.remap(where)
+        return self._node_at(Address(*where))
+
+    def _node_at(self, address: Address) -> Node:
+        with self._lock:
+            node = self._nodes.get(address)
+            if node is None:
+                node = self._nodes[address] = Node(self._source, address, self._timeout, self._links)
+            return node
+
+    def _find(self, slot_key: bytes, deadline: float) -> Generator[Step, Any, Node]:
+        """The node of a key; of a cluster after a look at its slots, if they are unknown or may have changed."""
+        if self._only is not None:
+            return self._only
+        if not self._slots or (self._slots_doubtful and time.monotonic() - self._slots_read > REFRESH):
+            known = [*self._nodes.values()] + [self._node_at(a) for a in self._source.addresses]
+            unique = list(dict.fromkeys(known))
+            yield from self._read_slots(sorted(unique, key=lambda n: n.breaker.failures), deadline)
+        node = self._slots[_slot(slot_key)] if self._slots else None
+        if node is None:
+            raise StorageUnavailable(
+                "no node of the Redis cluster can be reached that has this slot; try again"
+            )
+        return node
+
+    def _read_slots(self, nodes: list[Node], deadline: float) -> Generator[Step, Any, None]:
+        """Ask one node after the other which slots are where; a hung one leaves time for the rest, and for the
+        command itself. Keeps what was known if nobody answers; raises StorageMisconfigured if somebody says why."""
+        self._slots_read = time.monotonic()
+        for left, node in zip(range(len(nodes), 0, -1), nodes, strict=True):
+            now = time.monotonic()
+            until = now + (deadline - now) / (left + 1)
+            outcome = yield node, pack(b"CLUSTER", b"SLOTS"), 1, until
+            if isinstance(outcome, list):
+                if isinstance(outcome[0], ErrorReply):
+                    error = explain(outcome[0])
+                    if not isinstance(error, StorageUnavailable):
+                        raise error from None
+                elif self._take_slots(outcome[0], node):
+                    self._slots_doubtful = False
+                    return
+            elif isinstance(outcome, SessionError) and not isinstance(outcome, StorageUnavailable):
+                raise outcome from None
+
+    def _take_slots(self, ranges: Reply, by: Node) -> bool:
+        slots: list[Node | None] = [None] * SLOTS
+        for first, last, master, *_ in ranges:
+            host = master[0].decode() if master[0] else ""
+            node = self._announced(host, master[1], by)
+            slots[first : last + 1] = [node] * (last + 1 - first)
+        if not any(slots):
+            return False
+        self._slots = slots
+        return True
 
     # --- commands -----------------------------------------------------------------------------------------------
 
@@ -189,12 +429,37 @@ class Client:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connections of the sync side, and those of event loops that are not running."""
-        self._pool.disconnect()
+        """Close all connections; those of event loops that run in other threads are closed there, soon after."""
+        for node in self.nodes:
+            node.close()
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop, and those of the sync side."""
-        pool = self._apools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.disconnect()
-        self.close()
+        """Close all connections, those of the running event loop in good order."""
+        for node in self.nodes:
+            await node.aclose()
+
+
+def _slot(key: bytes) -> int:
+    """The cluster slot of a key: CRC-16 (XMODEM) of the part in braces, if there is one, else of the whole."""
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+def _elsewhere(replies: list[Reply]) -> bool:
+    """Is there one that has to be asked for elsewhere, or again?"""
+    errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
+    return any(error.code in ELSEWHERE for error in errors)
+
+
+def _split(packed: bytes) -> list[bytes]:
+    """Packed commands, one by one."""
+    reader = hiredis.Reader(notEnoughData=NOT_YET)
+    reader.feed(packed)
+    commands = []
+    while (command := reader.gets()) is not NOT_YET:
+        commands.append(pack(*command))
+    return commands

@@ -1,0 +1,273 @@
+"""Pool: the sync side's connections to one node; threads that find all of them busy share one.
+
+The last link used is the first to be used again (its buffers are warm, the others may rest). When all are busy, callers
+queue; a link that becomes free is handed to the first of them, who then writes the commands of all that wait in one
+go, reads all replies and wakes everyone ("flat combining"): under load fewer system calls and fewer switches between
+threads than a link for each, and no thread ever works for others but while it waits itself.
+
+Whatever interrupts a thread between writing and reading, closes the link; those who shared it learn that it was lost.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from .link import Link, Lost
+from .wire import Reply
+
+__all__ = ["Pool"]
+
+BATCH = 64  # callers that share one write at most
+BATCH_BYTES = 1 << 18  # and bytes
+
+# What has become of a caller in the queue; changed under the pool's mutex, but for DONE.
+WAITS, LEADS, RIDES, DONE = range(4)
+
+
+class _Caller:
+    """One that waits for a link, or for another to do its work."""
+
+    __slots__ = ("count", "data", "link", "replies", "state", "wake")
+
+    def __init__(self, data: bytes, count: int) -> None:
+        self.data = data
+        self.count = count
+        self.state = WAITS
+        self.link: Link | None = None  # with LEADS; None: connect one
+        self.replies: list[Reply] | Lost | None = None  # with DONE
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Pool:
+    """Args:
+    connect: makes and connects a link within a deadline: connect(link, deadline), raises SessionError.
+    size: links at most.
+    timeout: what links are set to, seconds.
+    """
+
+    def __init__(self, connect: Callable[[Link, float], None], size: int, timeout: float) -> None:
+        self._connect = connect
+        self._size = size
+        self._timeout = timeout
+        self._start_empty()
+        _pools.add(self)
+
+    def _start_empty(self) -> None:
+        self._mutex = threading.Lock()
+        self._idle: deque[Link] = deque()
+        self._queue: deque[_Caller] = deque()
+        # Weak: a thread killed between any two steps can drop a link but not the place that it took.
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._generation = 0
+
+    # --- exchange -----------------------------------------------------------------------------------------------
+
+    def exchange(self, data: bytes, count: int, deadline: float, fresh: bool = True) -> list[Reply]:
+        """Write `data`, return its `count` replies. Raises Lost; SessionError if no connection can be made."""
+        try:
+            link = self._idle.pop()
+        except IndexError:
+            return self._exchange_in_a_crowd(data, count, deadline, fresh)
+        if link.stale(deadline):
+            self._drop(link)
+            return self.exchange(data, count, deadline, fresh)
+        return self._exchange_on(link, data, count, deadline, fresh)
+
+    def _exchange_on(self, link: Link, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
+        try:
+            replies = link.exchange(data, count, deadline, fresh)
+        except BaseException:
+            self._drop(link)
+            raise
+        self._give_back(link)
+        return replies
+
+    def _exchange_in_a_crowd(self, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
+        caller = _Caller(data, count)
+        with self._mutex:
+            link = self._new_link()
+            if link is None:
+                self._queue.append(caller)
+        if link is None:
+            if self._idle:  # given back just before we were in the queue
+                self._hand_over()
+            self._wait(caller, deadline)
+            if caller.state == DONE:
+                if isinstance(caller.replies, Lost):
+                    raise caller.replies
+                assert caller.replies is not None
+                return caller.replies
+            link = caller.link
+            if link is not None:
+                return self._lead(link, caller, deadline)
+            with self._mutex:
+                link = self._new_link(even_if_full=True)
+            assert link is not None
+        try:
+            self._connect(link, deadline)
+        except BaseException:
+            self._drop(link)
+            raise
+        return self._exchange_on(link, data, count, deadline, False)
+
+    def _new_link(self, even_if_full: bool = False) -> Link | None:
+        """A link still to be connected, if there may be one more. Under the mutex."""
+        if len(self._links) >= self._size and not even_if_full:
+            return None
+        link = Link(self._timeout)
+        link.generation = self._generation
+        self._links.add(link)
+        return link
+
+    # --- the queue ----------------------------------------------------------------------------------------------
+
+    def _wait(self, caller: _Caller, deadline: float) -> None:
+        """Until the caller leads or is done. Raises Lost after the deadline."""
+        try:
+            if caller.wake.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                return
+        except BaseException:
+            self._leave(caller)
+            raise
+        state = self._leave(caller)
+        if state != DONE:
+            raise Lost("timeout" if state == RIDES else "crowded", sent=state == RIDES)
+
+    def _leave(self, caller: _Caller) -> int:
+        """Give up waiting; what was being handed to this caller goes to the next."""
+        with self._mutex:
+            state = caller.state
+            if state == WAITS:
+                self._queue.remove(caller)
+        if state == LEADS:
+            if caller.link is not None:
+                self._give_back(caller.link)
+            else:
+                self._call_next()
+        return state
+
+    def _hand_over(self) -> None:
+        """Idle links to those who wait."""
+        with self._mutex:
+            while self._queue:
+                try:
+                    link = self._idle.pop()
+                except IndexError:
+                    return
+                self._promote(self._queue.popleft(), link)
+
+    def _call_next(self) -> None:
+        """A place for a link became free: who waits longest connects a new one."""
+        with self._mutex:
+            if self._queue:
+                self._promote(self._queue.popleft(), None)
+
+    def _promote(self, caller: _Caller, link: Link | None) -> None:
+        caller.link = link
+        caller.state = LEADS
+        caller.wake.release()
+
+    def _lead(self, link: Link, caller: _Caller, deadline: float) -> list[Reply]:
+        """Do one's own exchange and those of all that wait, over a link that was handed over."""
+        try:
+            riders = self._take_riders(len(caller.data))
+            if not riders:
+                replies = link.exchange(caller.data, caller.count, deadline, False)
+            else:
+                replies = self._carry(link, caller, riders, deadline)
+        except BaseException:
+            self._drop(link)
+            raise
+        self._give_back(link)
+        return replies
+
+    def _take_riders(self, size: int) -> list[_Caller]:
+        riders: list[_Caller] = []
+        if not self._queue:
+            return riders
+        with self._mutex:
+            while self._queue and len(riders) < BATCH and size < BATCH_BYTES:
+                rider = self._queue.popleft()
+                rider.state = RIDES
+                size += len(rider.data)
+                riders.append(rider)
+        return riders
+
+    @staticmethod
+    def _carry(link: Link, caller: _Caller, riders: list[_Caller], deadline: float) -> list[Reply]:
+        waiting = deque(riders)
+        try:
+            data = b"".join([caller.data, *[rider.data for rider in riders]])
+            count = caller.count + sum([rider.count for rider in riders])
+            replies = link.exchange(data, count, deadline, False)
+            start = caller.count
+            while waiting:
+                rider = waiting[0]
+                rider.replies = replies[start : start + rider.count]
+                start += rider.count
+                rider.state = DONE
+                waiting.popleft()
+                rider.wake.release()
+            return replies[: caller.count]
+        finally:
+            for rider in waiting:  # none but after an error or an interruption
+                rider.replies = Lost("closed")
+                rider.state = DONE
+                rider.wake.release()
+
+    # --- links come back, or do not -----------------------------------------------------------------------------
+
+    def _give_back(self, link: Link) -> None:
+        if link.generation != self._generation:
+            self._drop(link)
+            return
+        self._idle.append(link)
+        if self._queue:
+            self._hand_over()
+
+    def _drop(self, link: Link) -> None:
+        link.close()
+        with self._mutex:
+            self._links.discard(link)
+        if self._queue:
+            self._call_next()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close all links: idle ones now, busy ones when they come back. The pool stays usable."""
+        self._generation += 1
+        while self._idle:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return
+            self._drop(link)
+
+    @property
+    def size(self) -> int:
+        """Links that are open, or being opened."""
+        with self._mutex:
+            return len(self._links)
+
+    def forget(self) -> None:
+        """After a fork, in the child: the connections are the parent's. Nothing is sent over them."""
+        links = list(self._links)
+        self._start_empty()
+        for link in links:
+            link.close()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
