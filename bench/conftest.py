@@ -4,8 +4,13 @@ Each benchmark times a loop over `LOOP` operations, so that the harness's own ca
 reported time divided by `LOOP` is one operation. All loops pay the same for the loop itself, `dict.get` included.
 """
 
+import importlib.metadata
+import os
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,30 @@ from cysession import Manager, MemoryStorage, Session
 
 LOOP = 1000
 NAME = "another name of 21 ch"
+
+
+def versions() -> dict[str, str]:
+    """What is measured here, us included; a peer that is not installed says so."""
+    found = {}
+    for line in Path(__file__).parents[1].joinpath("ci/requirements/bench.txt").read_text().splitlines():
+        if name := re.match(r"\w[\w-]*", line):
+            try:
+                found[name[0]] = importlib.metadata.version(name[0])
+            except importlib.metadata.PackageNotFoundError:
+                found[name[0]] = "not installed"
+    return found
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        f"load: {os.getloadavg()[0]:.2f} on {os.cpu_count()} processors",
+        "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()),
+    ]
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    machine_info["load"] = round(os.getloadavg()[0], 2)
+    machine_info["versions"] = versions()
 
 
 def fill(session: Session, n: int) -> None:

@@ -102,6 +102,13 @@ cdef bint is_lazy_type(type kind, str module, str name) except -1:
     return loaded is not None and kind is getattr(loaded, name, None)
 
 
+def require_storable(value, str key=None):
+    """Raise NotSerializable if this is no value that comes back unchanged, with the path of keys from `key` on."""
+    cdef Freezing f = Freezing(0, False, False)
+    cdef Step step = Step(NULL, <PyObject *>key, 0)
+    freeze(value, &f, NULL if key is None else &step, 0)
+
+
 cdef object freeze_list(list value, Freezing *f, const Step *path, int depth):
     cdef list frozen = value[:]             # from here on nobody else sees what we walk over
     cdef Step step = Step(path, NULL, 0)

@@ -36,7 +36,7 @@ from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
 
-from ._core import Record
+from ._core import Record, require_storable
 from .errors import CorruptRecord, NotSerializable, SessionTooLarge
 
 __all__ = ["MAX_BYTES", "Header", "decode", "encode", "frame", "pack", "peek", "unframe", "unpack"]
@@ -192,27 +192,20 @@ _DATE = struct.Struct(">HBB")
 _TIME = struct.Struct(">BBBIB")
 _TIMEDELTA = struct.Struct(">iII")  # days seconds microseconds
 
-_LEAVES = frozenset(
-    {str, int, bool, type(None), float, bytes, datetime, date, time, timedelta, Decimal, UUID}
-)
-_PLAIN = frozenset({str, int, bool, type(None), float, bytes})  # nothing inside that could be wrong
-_BRANCHES = frozenset({list, dict, tuple, set, frozenset})
-
 
 def pack(value: object) -> bytes:
     """One value as bytes: for storages that keep a session's keys apart. Raises NotSerializable."""
-    _check(value, "")
+    require_storable(value)
     return _pack(value)
 
 
 def pack_items(items: Iterable[tuple[str, object]]) -> bytes:
     """The payload of a record."""
     data = dict(items)
-    for value in data.values():
-        if type(value) not in _PLAIN:
-            for key, suspect in data.items():
-                _check(suspect, f"[{key!r}]")
-            break
+    for key, value in data.items():
+        require_storable(
+            value, key
+        )  # records were checked when they were built, except those for memory only
     return _pack(data)
 
 
@@ -220,12 +213,9 @@ def _pack(value: object) -> bytes:
     packer, orders = _tools.pair
     try:
         return packer(value)
-    except UnicodeEncodeError:
-        pass
     finally:
         if orders:
             orders.clear()
-    raise NotSerializable(_find_surrogate(value, ""), "a str with a lone surrogate, which is not valid text")
 
 
 def _to_ext(orders: dict[int, list[object]], value: Any) -> object:
@@ -252,7 +242,7 @@ def _to_ext(orders: dict[int, list[object]], value: Any) -> object:
         return msgpack.ExtType(EXT_DECIMAL, str(value).encode("ascii"))
     if kind is UUID:
         return msgpack.ExtType(EXT_UUID, value.bytes)
-    raise NotSerializable("", f"a value of type {kind.__qualname__}")  # unreachable behind _check
+    raise NotSerializable("", f"a value of type {kind.__qualname__}")  # unreachable behind require_storable
 
 
 def _in_order(members: set[object] | frozenset[object], orders: dict[int, list[object]]) -> list[object]:
@@ -298,62 +288,6 @@ def _packer(orders: dict[int, list[object]]) -> Callable[[object], bytes]:
 _tools = _Tools()
 
 
-def _check(value: object, path: str) -> None:
-    """Refuse what would not come back unchanged.
-
-    Records were checked when they were built, except those built for memory only (any_object).
-    """
-    todo: list[tuple[object, str, int]] = [(value, path, 0)]
-    while todo:
-        value, path, depth = todo.pop()
-        kind = type(value)
-        if kind in _LEAVES:
-            zone = value.tzinfo if kind is datetime or kind is time else None  # type: ignore[attr-defined]
-            if zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and zone.key is not None):
-                continue
-            raise NotSerializable(
-                path, f"a {kind.__name__} whose time zone is of type {type(zone).__qualname__}"
-            )
-        if kind not in _BRANCHES:
-            raise NotSerializable(path, f"a value of type {kind.__qualname__}")
-        if depth >= MAX_DEPTH:
-            what = f"a {kind.__name__} nested deeper than {MAX_DEPTH}, or one that contains itself"
-            raise NotSerializable(path, what)
-        todo.extend((item, path + step, depth + 1) for step, item in _members(value))
-
-
-def _members(value: Any) -> Iterable[tuple[str, object]]:
-    if type(value) is dict:
-        for key, item in value.items():
-            if type(key) is not str:
-                yield f"[{key!r}]", key
-            yield f"[{key!r}]", item
-    else:
-        for index, item in enumerate(value):
-            yield f"[{index}]", item
-
-
-def _find_surrogate(value: object, path: str) -> str:
-    todo: list[tuple[object, str]] = [(value, path)]
-    while todo:
-        value, path = todo.pop()
-        if type(value) is str and not _is_text(value):
-            return path
-        if type(value) in _BRANCHES:
-            if type(value) is dict:
-                todo.extend((key, path) for key in value)
-            todo.extend((item, path + step) for step, item in _members(value))
-    return path
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 # ---- bytes to values ---------------------------------------------------------------------------------
 
 
@@ -383,15 +317,13 @@ _MARKERS = {
 def unpack(data: bytes) -> Any:
     """The value that `pack` turned into these bytes. Raises CorruptRecord, nothing else."""
     value = _unpack(data)
-    if type(value) not in _PLAIN:
-        try:
-            _check(value, "")
-        except NotSerializable:  # too deep, or a marker that marks nothing
-            pass
-        else:
-            return value
-        raise CorruptRecord("the payload holds what no session can hold")
-    return value
+    try:
+        require_storable(value)
+    except (NotSerializable, TypeError):  # too deep, a foreign type, a key that is not a str
+        pass
+    else:
+        return value
+    raise CorruptRecord("the payload holds what no session can hold")
 
 
 def _unpack(data: bytes) -> Any:
