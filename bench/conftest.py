@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from added import added_us
 
 from cysession import Manager, MemoryStorage, Session
 
@@ -83,3 +84,10 @@ def manager() -> Manager:
 @pytest.fixture
 def one_id(manager: Manager) -> str:
     return populate(manager, 1)[0]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if added_us:
+        terminalreporter.section("added to the bare app, us a request")
+        for name, microseconds in added_us.items():
+            terminalreporter.write_line(f"{microseconds:9.2f}  {name}")

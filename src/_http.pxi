@@ -16,6 +16,17 @@ cdef enum:
     STAMP_MAX = 12              # digits of the time of issue that a persistent cookie carries behind its id
 
 
+cdef struct Presented:          # points into the header
+    const char *id
+    Py_ssize_t id_len
+    int64_t stamp               # seconds; -1: none
+
+cdef enum Found:
+    NOTHING_THERE = 0
+    PLAIN = 1
+    LOOK_CLOSER = 2
+
+
 def presented_id(headers, bytes carrier not None, bytes cookie):
     """The id in the only header called `carrier`, there in the only cookie called `cookie` (None: the whole value).
 
@@ -23,6 +34,24 @@ def presented_id(headers, bytes carrier not None, bytes cookie):
     what this reads is the plain case and no more: (name, value) pairs of bytes with lower-case names, a cookie written
     as browsers write it, a value of id characters and perhaps a stamp of digits behind a dot, which is left out.
     """
+    cdef Presented p
+    cdef Found found
+    value = carrier_value(headers, carrier)
+    if type(value) is not bytes:
+        return value
+    found = find_in_value(<bytes>value, cookie, &p)
+    return ascii_from(p.id, p.id_len) if found == PLAIN else None if found == NOTHING_THERE else False
+
+
+def presented_stamp(bytes value not None, bytes cookie not None):
+    """The stamp behind the id that `presented_id` finds in this value of the carrier header; -1: it has none."""
+    cdef Presented p
+    cdef Found found = find_in_value(value, cookie, &p)
+    return p.stamp if found == PLAIN else None if found == NOTHING_THERE else False
+
+
+def carrier_value(headers, bytes carrier not None):
+    """The value of the only header called `carrier`. None: there is none; False: look closer, as above."""
     cdef PyObject *value = NULL
     if type(headers) is list:
         for pair in <list>headers:
@@ -34,11 +63,7 @@ def presented_id(headers, bytes carrier not None, bytes cookie):
                 return False
     else:
         return False
-    if value == NULL:
-        return None
-    if cookie is None:
-        return plain_id(PyBytes_AS_STRING(<bytes>value), PyBytes_GET_SIZE(<bytes>value), c"\0")
-    return id_in_cookies(<bytes>value, cookie)
+    return None if value == NULL else <object>value
 
 
 cdef bint carrier_seen(object pair, bytes carrier, PyObject **value) noexcept:
@@ -59,37 +84,43 @@ cdef bint carrier_seen(object pair, bytes carrier, PyObject **value) noexcept:
     return True
 
 
-cdef object id_in_cookies(bytes header, bytes cookie):
+cdef Found find_in_value(bytes header, bytes cookie, Presented *found) noexcept:
     cdef const char *start = PyBytes_AS_STRING(header)
     cdef const char *end = start + PyBytes_GET_SIZE(header)
-    cdef Py_ssize_t n = PyBytes_GET_SIZE(cookie)
-    cdef const char *p = text_find(start, end - start, PyBytes_AS_STRING(cookie), n)
+    cdef const char *p
+    cdef Py_ssize_t n
+    if cookie is None:
+        return read_plain(start, end - start, c"\0", found)
+    n = PyBytes_GET_SIZE(cookie)
+    p = text_find(start, end - start, PyBytes_AS_STRING(cookie), n)
     if p == NULL:
-        return None
+        return NOTHING_THERE
     if text_find(p + 1, end - p - 1, PyBytes_AS_STRING(cookie), n) != NULL:
-        return False
+        return LOOK_CLOSER
     if p != start and (p - start < 2 or (p - 1)[0] != c" " or (p - 2)[0] != c";"):
-        return False
+        return LOOK_CLOSER
     p += n
     if p == end or p[0] != c"=":
-        return False
-    return plain_id(p + 1, end - p - 1, c";")
+        return LOOK_CLOSER
+    return read_plain(p + 1, end - p - 1, c";", found)
 
 
-cdef object plain_id(const char *p, Py_ssize_t n, char stop):
-    """The id that begins here, up to `stop` or the end."""
+cdef Found read_plain(const char *p, Py_ssize_t n, char stop, Presented *found) noexcept:
+    """The id that begins here, and its stamp, up to `stop` or the end."""
     cdef Py_ssize_t id_len = 0, i
     while id_len < n and is_id_char(p[id_len]):
         id_len += 1
     if not 0 < id_len <= ID_MAX:
-        return False
-    i = id_len
+        return LOOK_CLOSER
+    found.id = p
+    found.id_len = i = id_len
+    found.stamp = -1
     if i < n and p[i] == c".":
         i += 1
-        while i < n and c"0" <= p[i] <= c"9":
+        found.stamp = 0
+        while i < n and c"0" <= p[i] <= c"9" and i - id_len <= STAMP_MAX:
+            found.stamp = found.stamp * 10 + (p[i] - c"0")
             i += 1
-        if not 1 < i - id_len <= STAMP_MAX + 1:
-            return False
-    if i < n and p[i] != stop:
-        return False
-    return ascii_from(p, id_len)
+        if i == id_len + 1:
+            return LOOK_CLOSER
+    return PLAIN if i == n or p[i] == stop else LOOK_CLOSER

@@ -25,7 +25,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
-from ._core import presented_id
+from ._core import carrier_value, presented_id, presented_stamp
 from .cookies import DEFAULT_NAME, MAX_CANDIDATES, SessionCookie, find_values, without_prefix
 from .errors import SessionError, SessionGone, StorageMisconfigured, StorageUnavailable
 from .ids import fingerprint, well_formed
@@ -220,6 +220,9 @@ class HttpPolicy:
     def gather(self, headers: Iterable[Header]) -> bytes | None:
         """All carrier headers of a request as one, or None. HTTP/2 splits the Cookie header into crumbs; others
         are joined by commas, as any gateway may do (RFC 9110, 5.3); no id has one."""
+        plain = carrier_value(headers, self.carrier)
+        if plain is not False:
+            return plain
         values = [value for name, value in headers if name == self.carrier]
         return (b"; " if self._cookie is not None else b",").join(values) if values else None
 
@@ -235,10 +238,10 @@ class HttpPolicy:
         """What may be ids, at most MAX_CANDIDATES."""
         return [value for value, _ in self._stamped_values(carried)]
 
-    def _stamped_values(self, carried: bytes) -> list[tuple[bytes, int | None]]:
+    def _stamped_values(self, carried: bytes) -> list[tuple[bytes, int]]:
         if self._cookie is None:
             lines = carried.split(b",", MAX_CANDIDATES)[:MAX_CANDIDATES]
-            return [(line.strip(b" \t"), None) for line in lines]
+            return [(line.strip(b" \t"), -1) for line in lines]
         return [_without_stamp(value) for value in find_values(carried, self._key)]
 
     def _candidates(self, values: list[bytes]) -> list["Session"]:
@@ -290,12 +293,18 @@ class HttpPolicy:
             return False
         if not session.accessed or session.is_new:
             return False
+        now = self._now()
+        stamp = presented_stamp(carried, self._key)
+        if stamp is not False:  # the only cookie of this name, so it is the one that named the session
+            return stamp is not None and self._is_old(stamp, now)
         own = session.id.encode("ascii")
         stamps = [stamp for value, stamp in self._stamped_values(carried) if value == own]
-        now = self._now()
-        # No stamp: it was not persistent when it was issued. One from the future: a clock was put right.
-        ages = [self._refresh_after if stamp is None or stamp > now else now - stamp for stamp in stamps]
-        return bool(ages) and min(ages) >= self._refresh_after  # of twins, one is out of our cookie's scope
+        # Of twins, one is out of our cookie's scope and stays as it is.
+        return bool(stamps) and all(self._is_old(stamp, now) for stamp in stamps)
+
+    def _is_old(self, stamp: int, now: int) -> bool:
+        """No stamp (-1): it was not persistent when it was issued. One from the future: a clock was put right."""
+        return not (0 <= stamp <= now < stamp + self._refresh_after)
 
     def _now(self) -> int:
         return max(0, int(time.time() if self._clock is None else self._clock()))
@@ -383,10 +392,10 @@ def _as_text(headers: Iterable[Header]) -> list[TextHeader]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
 
-def _without_stamp(value: bytes) -> tuple[bytes, int | None]:
-    """A cookie's value without its time of issue, and that time if there is one."""
+def _without_stamp(value: bytes) -> tuple[bytes, int]:
+    """A cookie's value without its time of issue, and that time, or -1."""
     session_id, dot, stamp = value.rpartition(b".")
-    return (session_id, int(stamp)) if dot and stamp.isdigit() and len(stamp) <= 12 else (value, None)
+    return (session_id, int(stamp)) if dot and stamp.isdigit() and len(stamp) <= 12 else (value, -1)
 
 
 def _with_no_store(headers: list[Header]) -> list[Header]:

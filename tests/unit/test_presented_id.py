@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cysession._core import presented_id
+from cysession._core import carrier_value, presented_id, presented_stamp
 from cysession.cookies import find_values
 from cysession.ids import well_formed
 
@@ -92,6 +92,25 @@ def test_what_browsers_write_needs_no_closer_look(value: bytes) -> None:
     assert look(value) == ID.decode()
 
 
+@pytest.mark.parametrize(
+    ("value", "stamp"),
+    [
+        (b"", None),
+        (b"a=1", None),
+        (NAME + b"=a", -1),
+        (NAME + b"=a.0", 0),
+        (NAME + b"=a.1700000000; b=c", 1_700_000_000),
+        (NAME + b"=a.999999999999", 999_999_999_999),
+        (NAME + b"=a.9999999999999", False),
+        (NAME + b"=a.", False),
+        (NAME + b"=a.1; " + NAME + b"=a.2", False),
+    ],
+)
+def test_S19_the_stamp_behind_the_id(value: bytes, stamp: object) -> None:
+    found = presented_stamp(value, NAME)
+    assert found == stamp and type(found) is type(stamp)
+
+
 @pytest.mark.parametrize("value", [b"", b"theme=dark", b"__host-id=" + ID, b"__Host-i=" + ID, b";;;"])
 def test_a_header_without_the_name_presents_nothing(value: bytes) -> None:
     assert look(value) is None
@@ -148,6 +167,12 @@ def test_S10_without_a_cookie_name_the_whole_value_is_the_id(value: bytes, found
 )
 def test_other_types_than_a_server_sends_are_left_to_the_careful_way(headers: object) -> None:
     assert presented_id(headers, b"cookie", NAME) is False
+
+
+def test_S16_the_only_header_of_a_name() -> None:
+    assert carrier_value([(b"host", b"h"), (b"cookie", b"c")], b"cookie") == b"c"
+    assert carrier_value([(b"host", b"h")], b"cookie") is None
+    assert carrier_value([(b"cookie", b"a"), (b"cookie", b"b")], b"cookie") is False
 
 
 def test_the_carrier_has_to_be_bytes() -> None:
