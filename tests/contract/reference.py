@@ -64,7 +64,14 @@ class ReferenceStorage(Storage):
             if found is None:
                 return None
             self.slide(found[1], ttl)
-            return found[1].record
+            record = found[1].record
+            self.renew_index(record, record.ttl or ttl)
+            return record
+
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        with self.lock:
+            found = self.found(session_id)
+            return None if found is None else found[1].record
 
     def touch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         with self.lock:

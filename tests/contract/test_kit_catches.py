@@ -19,6 +19,8 @@ import hypothesis
 import pytest
 
 from cysession import Delta, Record, SessionGone, SessionTooLarge, Storage, StorageUnavailable, codec
+from cysession.ids import locator, storage_key
+from cysession.storage import users
 from cysession.testing import AsyncStorageContract, StorageContract
 from cysession.testing.kit import Kit
 from cysession.testing.rules.concurrency import InterleavingRules
@@ -1220,6 +1222,8 @@ class DestroyMissesTheRotatedSession(ReferenceStorage):
     "a_process_does_not_revive_a_rotated_id_of_another",
     "a_process_sees_what_another_committed",
     "a_touch_of_one_process_keeps_the_session_alive_for_all",
+    "of_logins_in_processes_none_is_lost",
+    "no_count_of_processes_is_lost",
 )
 class IsOneProcesssOwn(ReferenceStorage):
     pass
@@ -1293,6 +1297,261 @@ class TheAsyncTwinForgetsTheBirth(ReferenceStorage):
         if self.live(session_id) is None:
             self.put(session_id, base, ttl)
         return self.commit_record(session_id, base, delta, ttl)
+
+
+# ---- computed changes ----------------------------------------------------------------------------------
+
+
+def is_computed(delta: Delta) -> bool:
+    return not (delta.values or delta.removed or delta.cleared) and delta.ttl is None
+
+
+@caught_by(
+    "modify_works_on_what_is_stored_by_then",
+    "a_computed_change_is_computed_on_the_stored_record",
+)
+class ComputesOnTheSnapshot(ReferenceStorage):
+    def merge(self, stored: Record, base: Record, delta: Delta) -> Record | None:
+        return super().merge(stored, base, delta.against(base))
+
+
+@caught_by(
+    "modify_stores_and_answers_what_was_computed",
+    "modify_saves_other_changes_first",
+    "no_count_of_threads_is_lost",
+    "a_failed_modify_surfaces_and_can_be_tried_again",
+)
+class ComputesTwice(ReferenceStorage):
+    def merge(self, stored: Record, base: Record, delta: Delta) -> Record | None:
+        merged = super().merge(stored, base, delta)
+        return super().merge(merged, base, delta) if merged is not None and is_computed(delta) else merged
+
+
+@caught_by(
+    "modify_of_a_key_that_is_not_set_begins_with_the_default",
+)
+class ComputesFromNone(ReferenceStorage):
+    """The default is lost on the way."""
+
+    def merge(self, stored: Record, base: Record, delta: Delta) -> Record | None:
+        found: list[Any] = []
+        with suppress(Exception):
+            found.append(delta.against(Record.build({}, 0)).values)
+        if is_computed(delta) and found and not found[0].keys() <= set(stored):
+            raise TypeError("unsupported operand type")
+        return super().merge(stored, base, delta)
+
+
+@caught_by("modify_keeps_what_others_wrote_to_other_keys")
+class ComputedChangesLoseTheRest(ReferenceStorage):
+    def merge(self, stored: Record, base: Record, delta: Delta) -> Record | None:
+        if not is_computed(delta):
+            return super().merge(stored, base, delta)
+        return changed(stored, data={**base.to_dict(), **delta.against(stored).values})
+
+
+@caught_by("modify_keeps_a_sessions_own_ttl_and_end")
+class ComputedChangesMakeANewRecord(ReferenceStorage):
+    def merge(self, stored: Record, base: Record, delta: Delta) -> Record | None:
+        merged = super().merge(stored, base, delta)
+        return changed(merged, ttl=0) if merged is not None and is_computed(delta) else merged
+
+
+@caught_by(
+    "what_a_modify_function_raises_leaves_the_session_as_it_was",
+    "modify_to_a_refused_value_leaves_the_session_as_it_was",
+)
+class ComputesWithoutASafetyNet(ReferenceStorage):
+    def merge(self, stored: Record, base: Record, delta: Delta) -> Record | None:
+        try:
+            return super().merge(stored, base, delta)
+        except Exception:
+            self.slots.clear()
+            raise
+
+
+@caught_by(
+    "modify_of_a_destroyed_session_raises_session_gone", "modify_of_an_expired_session_raises_session_gone"
+)
+class ComputedChangesBeginAnew(ReferenceStorage):
+    def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+        if self.live(session_id) is None and is_computed(delta):
+            self.put(session_id, changed(base, data=delta.against(None).values), ttl)
+        return super().commit_record(session_id, base, delta, ttl)
+
+
+@caught_by("modify_through_an_old_id_lands_in_the_new_record")
+class ComputesUnderTheNewestIdOnly(ReferenceStorage):
+    def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+        if is_computed(delta) and self.resolve(session_id) != session_id:
+            raise SessionGone
+        return super().commit_record(session_id, base, delta, ttl)
+
+
+@caught_by("no_count_of_threads_is_lost")
+class ComputesWithoutALock(ReferenceStorage):
+    def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+        stored = self.load_record(session_id, ttl)
+        ready = delta if stored is None else delta.against(stored)
+        time.sleep(0.001)
+        return super().commit_record(session_id, base, ready, ttl)
+
+
+@caught_by("modify_of_a_new_session_creates_it")
+class NewCountsBeginAtNothing(ReferenceStorage):
+    def create_record(self, session_id: str, record: Record, ttl: int) -> bool:
+        return super().create_record(session_id, changed(record, data={"hits": 0}), ttl)
+
+
+# ---- whose sessions they are ---------------------------------------------------------------------------
+
+
+@caught_by(
+    "the_sessions_of_a_user_are_listed_oldest_first",
+    "an_existing_session_that_is_bound_is_listed",
+    "revoke_ends_all_sessions_of_a_user_but_the_one_to_keep",
+    "one_session_is_revoked_by_its_handle",
+    "a_revoked_session_is_not_written_back",
+    "a_limit_of_sessions_a_user_revokes_the_oldest",
+    "of_logins_in_threads_none_is_lost",
+)
+class KnowsNoUsers(ReferenceStorage):
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        pass
+
+
+@caught_by(
+    "a_session_whose_create_was_not_answered_is_listed",
+    "a_session_whose_rotation_was_not_answered_is_listed",
+    "a_rotated_session_is_listed_once_and_revoked",
+    "a_session_that_is_rotated_while_it_is_revoked_ends_too",
+    "a_list_names_sessions_by_handles_that_stay",
+)
+class NotesWhatIsThere(ReferenceStorage):
+    """The index is told of a session only when its record can be seen."""
+
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        if self.live(session_id) is not None:
+            super().note_user(user, session_id, ttl)
+
+
+@caught_by("a_binding_whose_commit_was_not_answered_is_listed")
+class NotesNoSessionThatHadBegunBefore(ReferenceStorage):
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        if self.live(session_id) is None:
+            super().note_user(user, session_id, ttl)
+
+
+@caught_by("a_session_bound_to_another_user_leaves_the_first_ones_list")
+class BelievesTheIndex(ReferenceStorage):
+    def user_sessions(self, user: str) -> list[tuple[str, Record]]:
+        index = self.slots.get(users.index_name(user))
+        names = [] if index is None else list(index.record)
+        return [(name, slot.record) for name in names if (slot := self.live(name)) is not None]
+
+
+@caught_by("destroyed_and_emptied_sessions_are_not_listed", "expired_sessions_are_not_listed")
+class ListsTheDead(ReferenceStorage):
+    def user_sessions(self, user: str) -> list[tuple[str, Record]]:
+        self.ever = {**getattr(self, "ever", {}), **dict(super().user_sessions(user))}
+        return list(self.ever.items())
+
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        super().note_user(user, session_id, ttl)
+        self.user_sessions(user)
+
+    def put(self, session_id: str, record: Record, ttl: int) -> None:
+        super().put(session_id, record, ttl)
+        if (user := record.get(users.USER_KEY)) is not None:
+            self.user_sessions(user)
+
+
+@caught_by("a_bound_session_in_use_stays_listed")
+class UseDoesNotKeepTheIndexAlive(ReferenceStorage):
+    def renew_index(self, record: Record, ttl: int) -> None:
+        pass
+
+
+@caught_by("a_session_with_a_long_ttl_of_its_own_stays_listed")
+class IndexesLiveAsLongAsTheManagerSays(ReferenceStorage):
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        super().note_user(user, session_id, min(ttl, 1000 * SECOND))
+
+
+@caught_by("of_logins_in_threads_none_is_lost")
+class NotesWithoutALock(ReferenceStorage):
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        name = users.index_name(user)
+        index = self.load_record(name, ttl)
+        entries = {} if index is None else index.to_dict()
+        time.sleep(0.001)
+        self.put(name, Record.build({**entries, session_id: 0}, self.now_ns()), ttl)
+
+
+@caught_by("a_revoked_session_is_not_written_back")
+class SessionsOfUsersComeBack(ReferenceStorage):
+    def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+        if self.live(session_id) is None and users.USER_KEY in base:
+            self.put(session_id, base, ttl)
+        return super().commit_record(session_id, base, delta, ttl)
+
+
+@caught_by("a_list_of_sessions_keeps_none_of_them_alive")
+class PeeksAreUses(ReferenceStorage):
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        return self.load_record(session_id, ttl)
+
+
+@caught_by("a_peek_shows_what_a_load_would")
+class PeeksShowACopyOfAnotherBirth(ReferenceStorage):
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        record = super().peek_record(session_id, ttl)
+        return None if record is None else changed(record, birth=0)
+
+
+@caught_by("a_peek_follows_an_old_id_for_its_grace_time")
+class PeeksUnderTheNewestIdOnly(ReferenceStorage):
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        return super().peek_record(session_id, ttl) if self.resolve(session_id) == session_id else None
+
+
+@caught_by("a_peek_does_not_see_the_expired", "expired_sessions_are_not_listed")
+class PeeksSeeTheExpired(ReferenceStorage):
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        slot = self.slots.get(session_id)
+        return None if slot is None else slot.record
+
+
+@caught_by(
+    "a_locator_names_the_session_in_every_step", "revoke_ends_all_sessions_of_a_user_but_the_one_to_keep"
+)
+class DoesNotKnowItsOwnLocators(ReferenceStorage):
+    def locator(self, session_id: str) -> str:
+        return locator(session_id)
+
+
+@caught_by("no_client_can_present_what_names_a_session_or_a_user_at_rest")
+class TakesHashesForIds(ReferenceStorage):
+    """A locator that looks like an id: whoever reads the index is logged in."""
+
+    def locator(self, session_id: str) -> str:
+        name = storage_key(session_id) if len(session_id) != 64 else session_id
+        if session_id in self.slots:
+            self.slots[name] = self.slots[session_id]
+        return name
+
+
+@caught_by("the_index_of_a_user_holds_no_id")
+class IndexesHoldIds(ReferenceStorage):
+    def raw_dump(self) -> bytes:
+        indexes = [slot.record.to_dict() for name, slot in self.slots.items() if users.is_index(name)]
+        return repr(indexes).encode()
+
+
+@caught_by("the_index_of_a_user_is_no_session")
+class CountsIndexes(ReferenceStorage):
+    def __len__(self) -> int:
+        return len(self.slots)
 
 
 # ---- rules that no storage can break by itself ---------------------------------------------------------
@@ -1483,7 +1742,10 @@ def test_the_kit_catches(storage: type[Storage], rule: str, tmp_path: Path) -> N
     base = (
         Reference if hasattr(Reference, f"test_{rule}") and not overrides_a_twin(storage) else AsyncReference
     )
-    flags = {"storage_class": storage, "shared_between_processes": storage is IsOneProcesssOwn}
+    flags = {
+        "storage_class": storage,
+        "shared_between_processes": storage is IsOneProcesssOwn,
+    }
     contract = type(f"Test{storage.__name__}", (base,), flags)
     assert fails(contract, rule, tmp_path)
 

@@ -135,13 +135,13 @@ class Storage:
         """What the user index calls this session: a name that the record protocol takes in place of the id.
 
         A storage that keeps no ids but their `ids.storage_key` returns `ids.locator(session_id)`; storage_key()
-        takes that in place of the id.
+        takes that in place of the id. The locator of a locator is the same.
         """
         return session_id
 
     def fingerprint(self, session_id: str) -> str:
         """What logs and events call this session; also takes a locator."""
-        return ids.fingerprint(session_id)
+        return ids.fingerprint(self.locator(session_id))
 
     def listen(self, listener: Callable[[str, str], object]) -> None:
         """Call `listener("expired" or "corrupt", fingerprint)` for what this storage finds by itself."""
@@ -313,8 +313,11 @@ class Storage:
     async def auser_sessions(self, user: str) -> list[tuple[str, Record]]:
         return await users.arun(self, users.find(self, user))
 
-    def _renew_index(self, record: Record, ttl: int) -> None:
-        """After noting the use of a session: its user's index must not end before it."""
+    def renew_index(self, record: Record, ttl: int) -> None:
+        """To be called after noting the use of a session, outside of locks: its user's index must not end before it.
+
+        `ttl`: the session's, in ns. A storage of the record protocol that keeps indexes of its own need not.
+        """
         user = record.get(users.USER_KEY)
         if isinstance(user, str):
             self.load_record(users.index_name(user), users.index_life(ttl))
@@ -450,7 +453,7 @@ class Storage:
         except Exception as error:
             raise _unavailable(self, error) from error
         self._note_touch(session_id, now)
-        self._renew_index(record, idle)
+        self.renew_index(record, idle)
         return known is not False  # None: a method that does not tell
 
     def _note_touch(self, session_id: str, now: int) -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 
 from ..errors import SessionGone
+from ..manager import Manager, SessionInfo
 from ..session import Delta, Record, Session
 from ..storage import Storage
 from .contract import StorageContract
@@ -62,6 +63,20 @@ class AsyncSteps(Steps):
 
     async def is_current(self, storage: Storage, session_id: str) -> bool:
         return await storage.ais_current(session_id)
+
+    async def peek_record(self, storage: Storage, session_id: str, ttl: int) -> Record | None:
+        return await storage.apeek_record(session_id, ttl)
+
+    async def modify(self, session: Session, key: str, change: Callable[[Any], Any], default: Any) -> Any:
+        return await session.amodify(key, change, default)
+
+    async def sessions_of(self, manager: Manager, user: str) -> list[SessionInfo]:
+        return await manager.asessions_of(user)
+
+    async def revoke(
+        self, manager: Manager, user: str, handles: tuple[str, ...], keep: Session | None
+    ) -> int:
+        return await manager.arevoke(user, *handles, keep=keep)
 
 
 class AsyncStorageContract(StorageContract):

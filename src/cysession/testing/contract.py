@@ -18,9 +18,11 @@ from .rules.expiry import ExpiryRules
 from .rules.failure import FailureRules
 from .rules.hygiene import HygieneRules
 from .rules.identity import DestroyRules, IdRules
+from .rules.modify import ModifyRules
 from .rules.protocol import ProtocolRules
 from .rules.rotation import GraceRules, RotationRules
 from .rules.types import TypeRules
+from .rules.users import UserRules
 
 __all__ = ["StorageContract"]
 
@@ -34,6 +36,8 @@ class StorageContract(
     SnapshotRules,
     CommitRules,
     LimitRules,
+    ModifyRules,
+    UserRules,
     TypeRules,
     HygieneRules,
     ProtocolRules,

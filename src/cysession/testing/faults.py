@@ -158,6 +158,12 @@ class FaultyStorage(Storage):
         self._end(lost)
         return current
 
+    def peek_record(self, session_id: str, ttl: int) -> Record | None:
+        lost = self._begin("load", session_id)
+        record = self.inner.peek_record(session_id, ttl)
+        self._end(lost)
+        return record
+
     # ---- the same on an event loop -----------------------------------------------------------------------
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
@@ -204,7 +210,37 @@ class FaultyStorage(Storage):
         self._end(lost)
         return current
 
-    # ---- the rest is the other storage's -----------------------------------------------------------------
+    async def apeek_record(self, session_id: str, ttl: int) -> Record | None:
+        lost = await self._abegin("load", session_id)
+        record = await self.inner.apeek_record(session_id, ttl)
+        self._end(lost)
+        return record
+
+    # ---- the rest is the other storage's: also how it keeps the indexes of users ---------------------------
+
+    def note_user(self, user: str, session_id: str, ttl: int) -> None:
+        self.inner.note_user(user, session_id, ttl)
+
+    def user_sessions(self, user: str) -> list[tuple[str, Record]]:
+        return self.inner.user_sessions(user)
+
+    async def anote_user(self, user: str, session_id: str, ttl: int) -> None:
+        await self.inner.anote_user(user, session_id, ttl)
+
+    async def auser_sessions(self, user: str) -> list[tuple[str, Record]]:
+        return await self.inner.auser_sessions(user)
+
+    def locator(self, session_id: str) -> str:
+        return self.inner.locator(session_id)
+
+    def fingerprint(self, session_id: str) -> str:
+        return self.inner.fingerprint(session_id)
+
+    def listen(self, listener: Callable[[str, str], object]) -> None:
+        self.inner.listen(listener)
+
+    def wall(self, moment: int) -> float:
+        return self.inner.wall(moment)
 
     def now_ns(self) -> int:
         return self.inner.now_ns()

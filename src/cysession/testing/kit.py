@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import pytest
 
 from ..ids import new_id
-from ..manager import Manager
+from ..manager import Manager, SessionInfo
 from ..session import Delta, Record, Session
 from ..storage import Storage
 from .clock import FakeClock
@@ -75,6 +75,20 @@ class Steps:
 
     async def is_current(self, storage: Storage, session_id: str) -> bool:
         return storage.is_current(session_id)
+
+    async def peek_record(self, storage: Storage, session_id: str, ttl: int) -> Record | None:
+        return storage.peek_record(session_id, ttl)
+
+    async def modify(self, session: Session, key: str, change: Callable[[Any], Any], default: Any) -> Any:
+        return session.modify(key, change, default)
+
+    async def sessions_of(self, manager: Manager, user: str) -> list[SessionInfo]:
+        return manager.sessions_of(user)
+
+    async def revoke(
+        self, manager: Manager, user: str, handles: tuple[str, ...], keep: Session | None
+    ) -> int:
+        return manager.revoke(user, *handles, keep=keep)
 
 
 @contextmanager
@@ -186,6 +200,7 @@ class Kit:
         id_func: Callable[[], str] | None = None,
         max_bytes: int = 65536,
         grace: float = 30,
+        max_per_user: int = 0,
     ) -> Manager:
         """A manager over the storage under test, or a wrapper of it, on the test's clock."""
         return Manager(
@@ -197,6 +212,7 @@ class Kit:
             max_bytes=max_bytes,
             grace=grace,
             clock=self.clock,
+            max_per_user=max_per_user,
         )
 
     def spy(self) -> FaultyStorage:

@@ -140,7 +140,11 @@ class FileStorage(Storage):
         for _ in range(HOPS):
             stored = self._files.look(place)
             now = self.now_ns()
-            if stored is None or not stored.alive(now, ttl) or (birth and stored.record.birth != birth):
+            if (
+                stored is None
+                or not _alive(place, stored, now, ttl)
+                or (birth and stored.record.birth != birth)
+            ):
                 break
             if stored.alias is None:
                 if stored.needs_longer(ttl) and self._lengthen(place, ttl, may_wait):
@@ -171,13 +175,13 @@ class FileStorage(Storage):
             try:
                 stored = self._files.look(place)
                 now = self.now_ns()
-                if stored is None or stored.alias is not None or not stored.alive(now, ttl):
+                if stored is None or stored.alias is not None or not _alive(place, stored, now, ttl):
                     return True  # not what it was: look again
                 if stored.needs_longer(ttl):
                     self._files.write(place, stored.record, ttl, stamp(now, stored.mtime))
             finally:
                 self._locks.release(place.stripe)
-            self._renew_index(stored.record, ttl)
+            self.renew_index(stored.record, ttl)
             return True
         return False
 
@@ -189,7 +193,7 @@ class FileStorage(Storage):
         mtime = now - now % TICK + stored.mtime % TICK  # the same data, so the same count of writes
         if not self._files.touch(place, mtime):
             return None
-        self._renew_index(stored.record, idle)
+        self.renew_index(stored.record, idle)
         return stored.used_at(mtime)
 
     def peek_record(self, session_id: str, ttl: int) -> Record | None:
@@ -199,7 +203,7 @@ class FileStorage(Storage):
         place, birth = self._place(session_id), 0
         for _ in range(HOPS):
             stored = self._files.look(place)
-            if stored is None or not stored.alive(self.now_ns(), ttl):
+            if stored is None or not _alive(place, stored, self.now_ns(), ttl):
                 return None
             if birth and stored.record.birth != birth:
                 return None
@@ -230,7 +234,7 @@ class FileStorage(Storage):
         try:
             now = self.now_ns()
             stored = self._files.look(place)
-            if stored is not None and stored.alive(now, ttl):
+            if stored is not None and _alive(place, stored, now, ttl):
                 return False
             before = next(_births) if stored is None else stored.mtime
             stored = self._files.write(place, record, ttl, stamp(now, before))
@@ -254,7 +258,7 @@ class FileStorage(Storage):
             try:
                 stored = self._files.look(place)
                 now = self.now_ns()
-                if stored is None or stored.record.birth != base.birth or not stored.alive(now, ttl):
+                if stored is None or stored.record.birth != base.birth or not _alive(place, stored, now, ttl):
                     break
                 if stored.alias is None:
                     merged = delta.apply(stored.record, now, stored.record.cap)
@@ -315,7 +319,7 @@ class FileStorage(Storage):
             try:
                 stored = self._files.look(place)
                 now = self.now_ns()
-                if stored is None or stored.record.birth != base.birth or not stored.alive(now, ttl):
+                if stored is None or stored.record.birth != base.birth or not _alive(place, stored, now, ttl):
                     break
                 if stored.alias is None:
                     self._move(place, target, stored, now, ttl, grace)
@@ -458,6 +462,13 @@ class FileStorage(Storage):
         self._files.forget()
         self._sweeper.forget()
         self._sweeping = False
+
+
+def _alive(place: Place, stored: Stored, now: int, ttl: int) -> bool:
+    """Whether it lives for whoever gives its sessions `ttl`. The index of a user lives as long as it says: some of
+    the user's sessions may have a longer ttl of their own.
+    """
+    return stored.alive(now, max(ttl, stored.idle) if place.flags & codec.FLAG_INDEX else ttl)
 
 
 _storages: "weakref.WeakSet[FileStorage]" = weakref.WeakSet()
