@@ -85,10 +85,12 @@ def lives(server: RedisServer) -> dict[bytes, int]:
 
 
 def calls(server: RedisServer) -> dict[str, int]:
-    """Commands that clients have sent since the last time this was asked; those inside scripts are not among them."""
+    """Commands that clients have sent since the last time this was asked, without handshakes; those inside scripts
+    are not among them."""
     stats = server.info("commandstats")
     counted = {name.removeprefix("cmdstat_"): int(text.split(",")[0][6:]) for name, text in stats.items()}
     inside = {
+        "ping",  # of a new connection
         "pexpire",
         "pttl",
         "getrange",
