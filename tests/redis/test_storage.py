@@ -28,6 +28,7 @@ pytestmark = pytest.mark.redis
 
 SECOND = 1_000_000_000
 TTL = 1000 * SECOND
+PATIENCE = 30.0
 KINDS = {"string": RedisStorage, "hash": RedisHashStorage}
 
 Open = Callable[..., RedisStorage]
@@ -459,6 +460,25 @@ def test_a_use_is_noted_once_in_a_while(manager: Manager, new_storage: Open) -> 
         read(Manager(1000, other), session_id)
         other.flush()
     assert other.stats()["touches"] == 1
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "volatile-lru", "allkeys-lfu"])
+def test_a_server_that_may_evict_sessions_is_reported_once(
+    server: RedisServer, manager: Manager, new_storage: Open, policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R25"""
+    session_id = stored(manager, user="anna")
+    other = new_storage()
+    other._every = 0.0
+    server.ok("CONFIG", "SET", "maxmemory-policy", policy, "maxmemory", 1 << 30)
+    try:
+        read(Manager(1000, other), session_id)
+        eventually(lambda: other._inspected, "it looks")
+        other._driver.stop(PATIENCE)
+        other._write_touches()
+    finally:
+        server.ok("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", 0)
+    assert caplog.text.count("may evict") == (policy != "noeviction")
 
 
 def test_a_late_touch_makes_no_session(server: RedisServer, manager: Manager, new_storage: Open) -> None:

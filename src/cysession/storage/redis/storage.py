@@ -12,6 +12,7 @@ calling thread, `_arun` awaits them on an event loop.
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -47,6 +48,8 @@ from .touches import EVERY, MILLISECOND, Touch, Touches
 from .wire import ErrorReply, WrongType
 
 __all__ = ["RedisStorage"]
+
+log = logging.getLogger("cysession.storage")
 
 T = TypeVar("T")
 Flow = Generator[Request | list[Request], Any, T]
@@ -96,6 +99,7 @@ class RedisStorage(Storage):
         self._driver = Driver("cysession-redis", self._write_touches)
         self._conflicts = 0
         self._shared_reads = 0
+        self._inspected = False
         self._forget()
         _storages.add(self)
 
@@ -523,6 +527,26 @@ class RedisStorage(Storage):
             await self._arun(self._write_all())
         except (StorageUnavailable, StorageMisconfigured):
             self._arrange_writing()
+            return
+        with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
+            await self._arun(self._inspect())
+
+    def _inspect(self) -> Flow[None]:
+        """Look once whether the server may throw sessions away; not every user may ask that."""
+        if self._inspected:
+            return
+        self._inspected = True
+        reply = yield command(self._prefix, b"INFO", b"memory")
+        told = (
+            dict(line.partition(b":")[::2] for line in reply.split(b"\r\n")) if type(reply) is bytes else {}
+        )
+        policy = told.get(b"maxmemory_policy", b"").decode("ascii", "replace")
+        if policy not in ("", "noeviction") and told.get(b"maxmemory") != b"0":
+            log.warning(
+                "Redis may evict live sessions and log users out: its maxmemory-policy is %s; "
+                "sessions need noeviction, on a server of their own if other data are to be evicted",
+                policy,
+            )
 
     def _write_touches(self) -> float:
         """A step of the thread."""
@@ -531,6 +555,7 @@ class RedisStorage(Storage):
             return wait
         with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
             self._run(self._write_all())
+            self._run(self._inspect())
         return self._every
 
     def flush(self) -> None:
