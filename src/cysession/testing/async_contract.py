@@ -104,6 +104,7 @@ class AsyncStorageContract(StorageContract):
 
     def end_of_thread(self) -> None:
         loop = self._loop()
+        loop.run_until_complete(loop.shutdown_asyncgens())  # as asyncio.run does: storages may wait for it
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
         del self.__dict__["_loops"].loop

@@ -192,8 +192,9 @@ class Node:
         return side.mux
 
     async def _new_side(self, loop: asyncio.AbstractEventLoop) -> Side:
-        for other in [other for other in self._sides if other.is_closed()]:
-            self._sides.pop(other).close()
+        for other in list(self._sides):
+            if other.is_closed() and (left := self._sides.pop(other, None)) is not None:
+                left.close()
         side = self._sides[loop] = Side()
         side.keeper = self._keep(loop, side)
         await anext(side.keeper)
