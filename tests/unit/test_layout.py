@@ -41,6 +41,7 @@ THIRD_PARTY = {
     "redis": ("storage.redis",),
     "hiredis": ("storage.redis",),
     "starlette": ("starlette",),
+    "fastapi": ("starlette",),
     "flask": ("flask",),
     "markupsafe": ("flask",),
     "django": ("django",),

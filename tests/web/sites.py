@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import fastapi
 import flask
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from cysession import Manager, Session, wsgi
 from cysession.asgi import SessionMiddleware
 from cysession.flask import CySession
+from cysession.starlette import SessionDep, get_session
 
 Header = tuple[bytes, bytes]
 
@@ -87,6 +94,43 @@ class AsgiSite:
             return thread.submit(run).result()
 
 
+class BareStarletteResponse(Response):
+    """Has only the headers that it is given."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.body, answer.status)
+        self.raw_headers = list(answer.headers)
+
+
+@dataclass
+class StarletteSite(AsgiSite):
+    """The same in a Starlette app, whose view takes the session with `get_session`."""
+
+    def __post_init__(self) -> None:
+        self.app = Starlette(
+            routes=[Route("/", self._endpoint, methods=["GET", "POST"])],
+            middleware=[Middleware(SessionMiddleware, manager=self.manager, **self.options)],
+        )
+        self.app.middleware_stack = self.app.build_middleware_stack()  # as a server's start-up does
+
+    async def _endpoint(self, request: Request) -> Response:
+        return BareStarletteResponse(self.view(get_session(request)) or Answer())
+
+
+@dataclass
+class FastApiSite(AsgiSite):
+    """The same in a FastAPI app, whose view takes the session as a dependency."""
+
+    def __post_init__(self) -> None:
+        self.app = fastapi.FastAPI()
+        self.app.add_middleware(SessionMiddleware, manager=self.manager, **self.options)
+        self.app.add_api_route("/", self._endpoint, methods=["GET", "POST"])
+        self.app.middleware_stack = self.app.build_middleware_stack()
+
+    async def _endpoint(self, session: SessionDep) -> Response:
+        return BareStarletteResponse(self.view(session) or Answer())
+
+
 @dataclass
 class WsgiSite:
     """A view behind `cysession.wsgi.SessionMiddleware`."""
@@ -138,6 +182,8 @@ class FlaskSite:
 
 ADAPTERS: dict[str, Callable[[View, Manager, dict[str, Any]], Site]] = {
     "asgi": AsgiSite,
+    "starlette": StarletteSite,
+    "fastapi": FastApiSite,
     "wsgi": WsgiSite,
     "flask": FlaskSite,
 }
@@ -164,7 +210,7 @@ def http_scope(headers: Iterable[Header] = (), method: str = "GET", **more: Any)
     }
 
 
-async def call(app: Any, headers: Iterable[Header] = (), *, method: str = "GET") -> Reply:
+async def call(app: Any, headers: Iterable[Header] = (), *, method: str = "GET", path: str = "/") -> Reply:
     """One request, and the one response that a server would have sent for the app's messages."""
     sent: list[dict[str, Any]] = []
 
@@ -174,7 +220,7 @@ async def call(app: Any, headers: Iterable[Header] = (), *, method: str = "GET")
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await app(http_scope(headers, method), receive, send)
+    await app(http_scope(headers, method, path=path, raw_path=path.encode()), receive, send)
     start, *bodies = sent
     assert start["type"] == "http.response.start"
     assert [message["type"] for message in bodies] == ["http.response.body"] * len(bodies)

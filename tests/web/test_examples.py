@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.web.browser import Jar
 from tests.web.sites import Reply, call_wsgi
@@ -79,3 +80,21 @@ def test_flask_app_keeps_a_guest_book() -> None:
     assert b"Your name" in phone.post("/logout-everywhere")
     assert b"Your name" in anna.visit().body and b"Hello ben" in ben.visit().body
     assert b"Goodbye." in ben.post("/logout")
+
+
+def test_fastapi_app_keeps_a_cart() -> None:
+    app = example("fastapi_app")["app"]
+    with TestClient(app) as anna, TestClient(app) as ben:
+        assert anna.get("/cart").status_code == 401 and not anna.cookies
+        assert anna.post("/cart/tea").json() == ["tea"]
+        before = anna.cookies["id"]
+        assert anna.post("/login/anna").json() == {"user": "anna"}
+        assert anna.cookies["id"] != before
+        with anna.websocket_connect("/cart/live") as socket:
+            socket.send_text("milk")
+            assert socket.receive_text() == "2 in the cart"
+            assert anna.get("/cart").json() == {"user": "anna", "cart": ["tea", "milk"]}
+        ben.post("/login/ben")
+        assert ben.get("/cart").json() == {"user": "ben", "cart": []}
+        assert anna.post("/logout").status_code == 204 and not anna.cookies
+        assert anna.get("/cart").status_code == 401 and ben.get("/cart").status_code == 200
