@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("",),  # cysession/__init__.py
     ("_http",),
     ("asgi", "wsgi", "testing", "testing.*"),
-    ("starlette", "flask", "django", "django.*", "grpc"),
+    ("starlette", "flask", "django", "django.*", "grpc", "metrics"),
     ("cli",),
     ("__main__",),
 )
@@ -47,6 +47,7 @@ THIRD_PARTY = {
     "django": ("django",),
     "grpc": ("grpc",),
     "cryptography": ("storage.file",),
+    "prometheus_client": ("metrics",),
     "pytest": ("testing",),
     "hypothesis": ("testing",),
 }
@@ -159,7 +160,10 @@ def test_dependencies_are_declared() -> None:
         *(r for extra in project["optional-dependencies"].values() for r in extra),
     ]
     known = {requirement.split(">")[0].split("[")[0].strip() for requirement in declared}
-    names = {"grpc": "grpcio"}  # where the distribution is called otherwise than the module
+    names = {
+        "grpc": "grpcio",
+        "prometheus_client": "prometheus-client",
+    }  # where the distribution is called otherwise than the module
     assert {names.get(module, module) for module in THIRD_PARTY} <= known
     assert [r.split(">")[0] for r in project["dependencies"]] == ["msgpack"]
 
