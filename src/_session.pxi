@@ -543,8 +543,12 @@ cdef class Session:
         if self.policy.map != NULL:
             self.save()
             return
-        async with session_async_lock(self):
+        lock = session_async_lock(self)
+        await lock.acquire()
+        try:
             await self._asave()
+        finally:
+            lock.release()
 
     async def _asave(self):
         cdef int plan = session_plan(self)
@@ -595,7 +599,9 @@ cdef class Session:
         session_may_write(self)
         await self.aload()
         session_read(self)
-        async with session_async_lock(self):
+        lock = session_async_lock(self)
+        await lock.acquire()
+        try:
             if session_is_dirty(self):
                 await self._asave()
             edits = self.edits
@@ -611,6 +617,8 @@ cdef class Session:
                     session_redraw_name(self)
             record = await storage.acommit_record(self.name, self.base, delta, session_ttl(self))
             return session_modified(self, key, record, edits)
+        finally:
+            lock.release()
 
     async def aclose(self):
         """`close` without blocking the event loop."""
@@ -1155,13 +1163,20 @@ cdef int session_save_changes(Session s) except -1:
 
 cdef int session_save_io(Session s) except -1:
     """Through the record protocol. While the storage is at work other threads may use the session, but not save it."""
-    with session_lock(s):
+    lock = session_lock(s)
+    lock.acquire()
+    try:
         session_save_record(s)
+    finally:
+        lock.release()
     return 0
 
 
 cdef object session_lock(Session s):
-    """What saves through the record protocol hold, made by the first."""
+    """What saves through the record protocol hold, made by the first.
+
+    Held with try and finally: a compiled `with` crashes on an error whose traceback there was no memory for.
+    """
     if s.saving is None or s.saving_forks != forks:
         s.saving = RLock()              # in a forked child the old one may be held by a thread that is not there
         s.saving_forks = forks
@@ -1216,7 +1231,9 @@ cdef object session_modify(Session s, object key, object func, object default):
     cdef uint64_t edits
     storage = s.policy.storage
     session_write(s)
-    with session_lock(s):
+    lock = session_lock(s)
+    lock.acquire()
+    try:
         if session_is_dirty(s):
             session_save(s)
         edits = s.edits
@@ -1232,6 +1249,8 @@ cdef object session_modify(Session s, object key, object func, object default):
                 session_redraw_name(s)
         record = storage.commit_record(s.name, s.base, delta, session_ttl(s))
         return session_modified(s, key, record, edits)
+    finally:
+        lock.release()
 
 
 cdef object session_modified(Session s, object key, Record record, uint64_t edits):

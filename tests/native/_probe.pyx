@@ -337,3 +337,65 @@ def entries(bytes pack):
         found.append((e.tag, entry_key(p)[:e.key_len], entry_value(p, e)[:e.value_len]))
         p += entry_len(e)
     return found
+
+
+# ---- allocations that fail ------------------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    static PyMemAllocatorEx real_mem, real_obj;
+    static long until_failure, failures_left, failures_made;
+
+    static int fails(void) {
+        if (until_failure > 0) { until_failure--; return 0; }
+        if (failures_left == 0) return 0;
+        failures_left--;
+        failures_made++;
+        return 1;
+    }
+    static void *failing_malloc(void *of, size_t n) {
+        PyMemAllocatorEx *a = of;
+        return fails() ? NULL : a->malloc(a->ctx, n);
+    }
+    static void *failing_calloc(void *of, size_t count, size_t n) {
+        PyMemAllocatorEx *a = of;
+        return fails() ? NULL : a->calloc(a->ctx, count, n);
+    }
+    static void *failing_realloc(void *of, void *p, size_t n) {
+        PyMemAllocatorEx *a = of;
+        return fails() ? NULL : a->realloc(a->ctx, p, n);
+    }
+    static void unchanged_free(void *of, void *p) {
+        PyMemAllocatorEx *a = of;
+        a->free(a->ctx, p);
+    }
+    static void fail_allocations(long after, long count) {
+        PyMemAllocatorEx mem = {&real_mem, failing_malloc, failing_calloc, failing_realloc, unchanged_free};
+        PyMemAllocatorEx obj = {&real_obj, failing_malloc, failing_calloc, failing_realloc, unchanged_free};
+        PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &real_mem);
+        PyMem_GetAllocator(PYMEM_DOMAIN_OBJ, &real_obj);
+        until_failure = after;
+        failures_left = count;
+        failures_made = 0;
+        PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &mem);
+        PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &obj);
+    }
+    static long heal_allocations(void) {
+        PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &real_mem);
+        PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &real_obj);
+        return failures_made;
+    }
+    """
+    void fail_allocations(long after, long count) noexcept
+    long heal_allocations() noexcept
+
+
+def without_memory(call, long after, long count):
+    """Call with `count` allocations failing after the first `after`: (what it raised or None, how many failed)."""
+    error = None
+    fail_allocations(after, count)
+    try:
+        call()
+    except BaseException as raised:
+        error = raised
+    return error, heal_allocations()

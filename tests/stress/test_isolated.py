@@ -63,3 +63,13 @@ def test_a_finalizer_may_change_the_session_that_is_being_saved() -> None:
 
 def test_comparing_values_may_run_anything() -> None:
     run("evil_equality.py", PYTHONMALLOC="debug")
+
+
+def test_r37_a_sub_interpreter_imports_it_or_says_that_it_cannot() -> None:
+    run("subinterpreter.py")
+
+
+def test_r41_nobody_can_foresee_which_ids_meet_in_the_table() -> None:
+    """Slots are chosen by Python's keyed hash of text: another process, another order."""
+    assert run("hashing.py", PYTHONHASHSEED="1") != run("hashing.py", PYTHONHASHSEED="2")
+    assert run("hashing.py", PYTHONHASHSEED="1") == run("hashing.py", PYTHONHASHSEED="1")
