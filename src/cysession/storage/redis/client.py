@@ -419,7 +419,21 @@ class Client:
     ) -> Reply:
         """run_script, awaited."""
         packed = script.by_digest(keys, args)
-        (reply,) = await self.acall_packed_many(keys[0], packed, 1, retry=retry, raise_errors=False)
+        node = self._only or (self._slots and self._slots[_slot(keys[0])]) or None
+        outcome: Outcome | None = None
+        deadline = 0.0
+        if node is not None:  # as in acall_packed
+            loop, mux = node.fast
+            if loop is asyncio.get_running_loop() and mux.open and not node.breaker.failures:
+                deadline = time.monotonic() + self._timeout
+                try:
+                    reply = await mux.send(packed)
+                except Lost as crowded:
+                    reply = crowded
+                if not isinstance(reply, Exception):
+                    return reply
+                outcome = reply if isinstance(reply, Lost) else [reply]
+        (reply,) = await self._afollow(keys[0], packed, 1, retry, deadline, node, outcome)
         if type(reply) is ErrorReply:
             if reply.code != "NOSCRIPT":
                 raise explain(reply) from None

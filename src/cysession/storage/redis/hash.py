@@ -64,6 +64,7 @@ class Hashes:
     """One hash a session."""
 
     load = Template(b"HGETALL", Template.KEY)
+    wants_changes = True
 
     def decode(self, place: Place, reply: object) -> Stored:
         fields = _fields(reply)
@@ -71,7 +72,7 @@ class Hashes:
         if len(head) < HEAD:
             raise CorruptRecord("a hash without a session's head")
         tokens = head[USED.size : RECORD]
-        header, payload = codec.unframe(head[RECORD:], bound_to=place.key + tokens)
+        header, payload = codec.unframe(head[RECORD:], bound_to=tokens, seed=place.seed)
         if header.flags & codec.FLAG_SEALED:
             raise CorruptRecord("an encrypted record")
         (used,) = USED.unpack_from(head)
@@ -115,7 +116,7 @@ class Hashes:
             fields += (field, CRC.pack(checks[field].crc) + content)
         for field in gone:
             del checks[field]
-        framed = codec.frame(record, _sum(checks), idle=idle, bound_to=place.key + tokens)
+        framed = codec.frame(record, _sum(checks), idle=idle, bound_to=tokens, seed=place.seed)
         head = b"".join((USED.pack(used), tokens, framed))
         whole = change is None or change.delta.cleared
         size = len(head) + record.size
@@ -123,7 +124,7 @@ class Hashes:
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored:
         name = target.name.encode("ascii")
-        framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=place.key + tokens)
+        framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=tokens, seed=place.seed)
         head = b"".join((USED.pack(end.created), tokens, framed))
         return Stored(end, target.name, 0, end.created, tokens, head, Patch(True, [], []), len(head), {})
 
@@ -197,7 +198,7 @@ def _pack(name: str, value: object) -> bytes:
 
 
 def _crc(place: Place, field: bytes, content: bytes) -> int:
-    return crc32(content, crc32(field, crc32(place.key)))
+    return crc32(content, crc32(field, place.seed))
 
 
 def _check(place: Place, field: bytes, value: bytes) -> Check:

@@ -24,6 +24,7 @@ import os
 import struct
 from hashlib import sha1
 from typing import Final, NamedTuple, Protocol
+from zlib import crc32
 
 from cysession import codec
 from cysession._core import Delta, Record
@@ -148,11 +149,12 @@ class Stored:
 class Place:
     """Where a session is kept, and what this process last saw there."""
 
-    __slots__ = ("key", "load", "name", "noted", "stored")
+    __slots__ = ("key", "load", "name", "noted", "seed", "stored")
 
     def __init__(self, prefix: bytes, name: str, load: Template) -> None:
         self.name = name  # 64 hex digits
         self.key = prefix + name.encode("ascii")
+        self.seed = crc32(self.key)  # of the record's checksum
         self.load = load(self.key)
         self.stored: Stored | None = None
         self.noted = 0  # when its use was last noted
@@ -169,6 +171,7 @@ class Layout(Protocol):
     """How sessions lie in Redis. Reads and builds; whoever calls it talks to the server."""
 
     load: Template  # reads a whole session
+    wants_changes: bool  # whether `build` can do with less if it is told what a commit changes
 
     def decode(self, place: Place, reply: object) -> Stored:
         """Raises CorruptRecord."""
@@ -223,12 +226,13 @@ class Blobs:
     """One string a session."""
 
     load = Template(b"GET", Template.KEY)
+    wants_changes = False
 
     def decode(self, place: Place, reply: object) -> Stored:
         if type(reply) is not bytes or len(reply) < HEAD:
             raise CorruptRecord("shorter than a session")
         tokens = reply[USED.size : RECORD]
-        header, payload = codec.unframe(reply[RECORD:], bound_to=place.key + tokens)
+        header, payload = codec.unframe(reply[RECORD:], bound_to=tokens, seed=place.seed)
         if header.flags & codec.FLAG_SEALED:
             raise CorruptRecord("an encrypted record")
         (used,) = USED.unpack_from(reply)
@@ -246,13 +250,13 @@ class Blobs:
     def build(
         self, place: Place, record: Record, tokens: bytes, idle: int, used: int, change: Change | None = None
     ) -> Stored:
-        framed = codec.encode(record, idle=idle, bound_to=place.key + tokens)
+        framed = codec.encode(record, idle=idle, bound_to=tokens, seed=place.seed)
         raw = b"".join((USED.pack(used), tokens, framed))
         return Stored(record, None, idle, used, tokens, raw, raw, len(raw))
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored:
         name = target.name.encode("ascii")
-        framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=place.key + tokens)
+        framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=tokens, seed=place.seed)
         raw = b"".join((USED.pack(end.created), tokens, framed))
         return Stored(end, target.name, 0, end.created, tokens, raw, raw, len(raw))
 

@@ -18,8 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterable
-from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from cysession import ids
 from cysession._core import Delta, Record
@@ -54,6 +53,10 @@ log = logging.getLogger("cysession.storage")
 T = TypeVar("T")
 Flow = Generator[Request | list[Request], Any, T]
 
+Reads = dict[bytes, list["asyncio.Future[Any]"]]
+"""Keys that are being read, and who else waits for them."""
+
+AGAIN: Final = object()  # in place of a reply: whoever was to read gave up
 TRIES: Final = 100  # of one commit; each that fails was overtaken by a commit that did not
 SPARE: Final = 3600 * 1000  # ms that a key outlives its session where a clock of the manager's decides
 FOREVER: Final = 100 * 365 * 86400 * 1000  # ms; a server refuses times beyond its own reckoning
@@ -61,6 +64,14 @@ AT_ONCE: Final = 256  # sessions of a user that are read in one round trip
 CACHED_BYTES: Final = 65536  # of one record: what is larger is decoded again rather than kept
 ENTRY: Final = 600  # bytes that a session in memory costs beside its data
 _CONTENDED: Final = "too many others write this session at once; try again"
+
+
+class Attempt(NamedTuple):
+    """One try of a commit: what it would store, None for a deletion, and the request that does it."""
+
+    token: bytes
+    made: Stored | None
+    request: Request
 
 
 class RedisStorage(Storage):
@@ -108,7 +119,7 @@ class RedisStorage(Storage):
         self._places: dict[str, Place] = {}
         self._held = 0  # bytes, about
         self._lock = threading.Lock()
-        self._reads: dict[asyncio.AbstractEventLoop, dict[bytes, asyncio.Future[Any]]] = {}
+        self._reads: dict[asyncio.AbstractEventLoop, Reads] = {}
         self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
         self._writing: set[asyncio.Task[None]] = set()
         self._touches.forget()
@@ -146,13 +157,57 @@ class RedisStorage(Storage):
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
         place = self._places.get(session_id) or self._place(session_id)
-        reply = await self._read(place)
+        loop = asyncio.get_running_loop()
+        reads = self._reads.get(loop)
+        if reads is None:
+            reads = self._reads[loop] = {}
+            loop.call_soon(self._reads.pop, loop, None)
+        if place.key in reads:
+            reply = await self._join(reads, place)
+        else:
+            reply = await self._read(reads, place)
         if (stored := place.stored) is not None and reply == stored.raw:
             record, clock = stored.record, self.clock
             now = time.time_ns() if clock is None else round(clock() * SECOND)
             if 0 <= now - place.noted < _throttle(record.ttl or ttl) and now < record.cap:
                 return record
         return await self._arun(self._load(session_id, place, reply, ttl))
+
+    # What is stored is read once for all tasks that ask for it in one turn of the event loop: the read is sent when
+    # the turn ends, so nothing that any of them could know is newer.
+
+    async def _read(self, reads: Reads, place: Place) -> Any:
+        """Read it, and hand it to those who joined meanwhile."""
+        joined = reads[place.key] = []
+        try:
+            reply = await self._client.acall_packed(place.key, place.load, retry=True)
+        except WrongType:
+            reply = FOREIGN
+        except BaseException as error:
+            if reads.get(place.key) is joined:
+                del reads[place.key]
+            for waiter in joined:
+                if not waiter.done():
+                    # Cancelled is only this task: the first of the others reads.
+                    waiter.set_result(error if isinstance(error, Exception) else AGAIN)
+            raise
+        for waiter in joined:
+            if not waiter.done():
+                waiter.set_result(reply)
+        return reply
+
+    async def _join(self, reads: Reads, place: Place) -> Any:
+        """Wait for what another task reads."""
+        while (joined := reads.get(place.key)) is not None:
+            waiter = asyncio.get_running_loop().create_future()
+            joined.append(waiter)
+            reply = await waiter
+            if isinstance(reply, Exception):
+                raise type(reply)(str(reply))
+            if reply is not AGAIN:
+                self._shared_reads += 1
+                return reply
+        return await self._read(reads, place)
 
     def _load(self, session_id: str, place: Place, reply: Any, ttl: int) -> Flow[Record | None]:
         found = yield from self._follow(session_id, place, reply, ttl)
@@ -269,56 +324,89 @@ class RedisStorage(Storage):
         return self._run(self._commit(session_id, base, delta, ttl))
 
     async def acommit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        return await self._arun(self._commit(session_id, base, delta, ttl))
+        # The common case in one piece: what this process saw last is what is stored.
+        place = self._places.get(session_id)
+        if place is None or (stored := place.stored) is None or stored.record.birth != base.birth:
+            return await self._arun(self._commit(session_id, base, delta, ttl))
+        if not self._alive(place, stored, ttl):
+            return await self._arun(self._commit(session_id, base, delta, ttl))
+        attempt = self._attempt(place, stored, delta, new_token(), ttl)
+        reply = await self._aask(attempt.request)
+        if reply == 1:
+            self._committed(session_id, place, place, attempt.made)
+            return None if attempt.made is None else attempt.made.record
+        return await self._arun(self._commit_on(session_id, base, delta, ttl, (place, place), attempt, reply))
 
     def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Flow[Record | None]:
-        place = self._places.get(session_id) or self._place(session_id)
-        home, stored = place, place.stored
+        home = place = self._places.get(session_id) or self._place(session_id)
+        stored = place.stored
         if stored is None or stored.record.birth != base.birth or not self._alive(place, stored, ttl):
             found = yield from self._look_up(session_id, place, ttl)
-            if found is None:
+            if found is None or found[1].record.birth != base.birth:
                 raise SessionGone
             place, stored = found
-        token = new_token()  # one for all tries: whichever arrives, it is ours
+        attempt = self._attempt(place, stored, delta, new_token(), ttl)
+        reply = yield attempt.request
+        return (yield from self._commit_on(session_id, base, delta, ttl, (home, place), attempt, reply))
+
+    def _commit_on(
+        self,
+        session_id: str,
+        base: Record,
+        delta: Delta,
+        ttl: int,
+        places: tuple[Place, Place],
+        attempt: Attempt,
+        reply: Any,
+    ) -> Flow[Record | None]:
+        """From the answer to the first attempt on. All attempts bring one token: whichever arrives, it is ours.
+
+        places: that of the id, and the one the attempt was made at; another one if the id is an old one.
+        """
+        (home, place), token = places, attempt.token
         for _ in range(TRIES):
-            if stored.record.birth != base.birth or not self._alive(place, stored, ttl):
-                break
-            if stored.alias is not None:  # rotated since
-                place = self._named(stored.alias)
-                stored = self._understand(place, (yield _loading(place)))
-                if stored is None:
-                    break
-                continue
-            layout = self._layout
-            made = self._planned(place, stored, delta, token, ttl)
-            life = 0 if made is None else self._life(made, ttl, made.used)
-            reply = yield layout.swap(place, layout.version(stored), made, life)
             if reply == 1:
-                self._committed(session_id, home, place, made)
-                return None if made is None else made.record
+                self._committed(session_id, home, place, attempt.made)
+                return None if attempt.made is None else attempt.made.record
             if reply == 0:
                 break
             self._conflicts += 1
             stored = self._understand(place, reply)
-            if stored is None:
+            for _ in range(HOPS):
+                if stored is None or stored.alias is None or not self._alive(place, stored, ttl):
+                    break
+                place = self._named(stored.alias)  # rotated since
+                stored = self._understand(place, (yield _loading(place)))
+            if stored is None or stored.record.birth != base.birth or not self._alive(place, stored, ttl):
                 break
-            if Tokens.has(stored.tokens, token):  # an earlier try of ours did it, and its answer was lost
+            if stored is not None and Tokens.has(stored.tokens, token):  # done, and the answer was lost
                 self._committed(session_id, home, place, stored)
                 return stored.record
+            attempt = self._attempt(place, stored, delta, token, ttl)
+            reply = yield attempt.request
         else:
             raise StorageUnavailable(_CONTENDED)
         self._let_go(session_id)
         raise SessionGone
 
+    def _attempt(self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int) -> Attempt:
+        """To commit onto what is stored."""
+        made = self._planned(place, stored, delta, token, ttl)
+        life = 0 if made is None else self._life(made, ttl, made.used)
+        layout = self._layout
+        return Attempt(token, made, layout.swap(place, layout.version(stored), made, life))
+
     def _planned(self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int) -> Stored | None:
         """What is to be stored; None: nothing is left."""
-        now = self.now_ns()
-        delta = delta.against(stored.record)
-        merged = delta.apply(stored.record, now, stored.record.cap)
+        now, record, layout = self.now_ns(), stored.record, self._layout
+        change = None
+        if layout.wants_changes:
+            delta = delta.against(record)
+            change = Change(stored, delta)
+        merged = delta.apply(record, now, record.cap)
         if merged is None:
             return None
-        tokens = Tokens.after(stored.tokens, token)
-        return self._layout.build(place, merged, tokens, ttl, now, Change(stored, delta))
+        return layout.build(place, merged, Tokens.after(stored.tokens, token), ttl, now, change)
 
     def _committed(self, session_id: str, home: Place, place: Place, made: Stored | None) -> None:
         self._touches.drop(place)
@@ -651,38 +739,6 @@ class RedisStorage(Storage):
 
     # ---- talking to the server ---------------------------------------------------------------------------
 
-    async def _read(self, place: Place) -> Any:
-        """What is stored, read once for all tasks that ask in one turn of the event loop.
-
-        Nothing that any of them could know can be newer than that read: it is sent when their turn ends.
-        """
-        loop = asyncio.get_running_loop()
-        reads = self._reads.get(loop)
-        if reads is None:
-            reads = self._reads[loop] = {}
-            loop.call_soon(self._reads.pop, loop, None)
-        while (shared := reads.get(place.key)) is not None:
-            waiter = loop.create_future()
-            shared.add_done_callback(partial(_wake, waiter))
-            await waiter
-            if not shared.cancelled():  # else the task that asked was cancelled, or failed: ask again
-                self._shared_reads += 1
-                return shared.result()
-            if reads.get(place.key) is shared:
-                del reads[place.key]
-        shared = reads[place.key] = loop.create_future()
-        try:
-            reply = await self._aask(_loading(place))
-        except Exception as error:
-            shared.set_exception(error)
-            shared.exception()  # nobody need ask for it
-            raise
-        except BaseException:
-            shared.cancel()
-            raise
-        shared.set_result(reply)
-        return reply
-
     def _run(self, flow: Flow[T]) -> T:
         """Carry out a step on this thread."""
         answer = None
@@ -781,11 +837,6 @@ class RedisStorage(Storage):
 def _locator(name: str) -> str:
     """Of a session whose storage key is known: see ids.locator."""
     return "#" + name
-
-
-def _wake(waiter: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 def _loading(place: Place) -> Request:
