@@ -53,7 +53,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def drive(shim: Path, root: Path, mode: str, durability: str, number: int = errno.EIO) -> int:
     """How many calls were struck, each without a problem."""
-    env = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join(sys.path)}
+    # Behind what is preloaded already: a sanitizer's runtime insists on being the first, and calls on to us.
+    preload = f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()
+    env = {**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(HERE / "drive_files.py"), str(root), mode, durability, str(number)]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
