@@ -76,20 +76,32 @@ def measure(benchmark: Any, app: App, cookie: bytes) -> None:
     """Benchmark requests to `app`; what they take longer than those to the bare app goes to `added_us`."""
     scope = scope_with(cookie)
     loop = asyncio.new_event_loop()
+    try:
+        compare(
+            benchmark,
+            lambda: loop.run_until_complete(_round(bare, scope)),
+            lambda: loop.run_until_complete(_round(app, scope)),
+        )
+    finally:
+        loop.close()
+
+
+def compare(
+    benchmark: Any,
+    bare: Callable[[], object],
+    wrapped: Callable[[], object],
+    requests: int = REQUESTS,
+    rounds: int = ROUNDS,
+) -> None:
+    """Benchmark rounds of so many requests with sessions, each after one without."""
     bare_rounds: list[float] = []
 
     def bare_round() -> None:
         begun = time.perf_counter()
-        loop.run_until_complete(_round(bare, scope))
+        bare()
         bare_rounds.append(time.perf_counter() - begun)
 
-    def run() -> None:
-        loop.run_until_complete(_round(app, scope))
-
-    try:
-        run()
-        benchmark.pedantic(run, setup=bare_round, rounds=ROUNDS)
-    finally:
-        loop.close()
-    added = (benchmark.stats.stats.min - min(bare_rounds)) / REQUESTS * 1e6
+    wrapped()
+    benchmark.pedantic(wrapped, setup=bare_round, rounds=rounds)
+    added = (benchmark.stats.stats.min - min(bare_rounds)) / requests * 1e6
     benchmark.extra_info["added_us"] = added_us[benchmark.name] = round(added, 3)

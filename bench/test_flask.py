@@ -1,0 +1,180 @@
+"""What do sessions add to a request of a Flask app, in memory and on Redis, next to Flask-Session and Flask's own?
+
+The same app without sessions is timed in turn and subtracted. Bar: at least 4 times less than Flask-Session, whose
+memory is cachelib's SimpleCache; both with their default settings, `SESSION_REFRESH_EACH_REQUEST` included.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flask_session
+import pytest
+import redis
+from added import HEADERS, NEIGHBOURS, compare
+from cachelib import SimpleCache
+from flask import Flask, session
+
+from cysession import Manager, RedisStorage
+from cysession.flask import CySession
+from tests.redis.servers import RedisServer
+
+pytestmark = pytest.mark.benchmark(group="Flask, cookie present, per 20 requests")
+
+REQUESTS, ROUNDS = 20, 300  # short rounds: some of them nobody interrupts
+Install = Callable[[Flask], object]
+
+
+def home() -> str:
+    return "ok"
+
+
+def read() -> str:
+    session.get("n")
+    return "ok"
+
+
+def write() -> str:
+    session["n"] = session.get("n", 0) + 1
+    return "ok"
+
+
+def app_with(view: Callable[[], str], install: Install | None) -> Flask:
+    app = Flask("shop")
+    app.add_url_rule("/", "view", view)
+    app.add_url_rule("/fill", "fill", write)
+    if install is not None:
+        install(app)
+    return app
+
+
+def environ_with(cookie: str, path: str = "/") -> dict[str, Any]:
+    """A browser's request, as a gateway hands it out."""
+    headers = [*HEADERS, (b"cookie", NEIGHBOURS + cookie.encode())]
+    return {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "shop.example",
+        "SERVER_PORT": "443",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "192.0.2.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **{"HTTP_" + name.decode().upper().replace("-", "_"): value.decode() for name, value in headers},
+    }
+
+
+def request(app: Flask, environ: dict[str, Any], start_response: Any) -> None:
+    body = app(environ, start_response)
+    for _ in body:
+        pass
+    body.close()  # type: ignore[attr-defined]
+
+
+def filled(app: Flask) -> str:
+    """The cookie of a session with n = 1; "" if the app has no sessions."""
+    found: list[str] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+        assert status == "200 OK"
+        found.extend(value.partition(";")[0] for name, value in headers if name.lower() == "set-cookie")
+
+    request(app, environ_with("", "/fill"), start_response)
+    return found[0]
+
+
+def measure(benchmark: Any, view: Callable[[], str], install: Install) -> None:
+    bare, app = app_with(home, None), app_with(view, install)
+    environ = environ_with(filled(app))
+
+    def rounds(app: Flask) -> None:
+        for _ in range(REQUESTS):
+            request(app, dict(environ), lambda *_: None)
+
+    compare(benchmark, lambda: rounds(bare), lambda: rounds(app), REQUESTS, ROUNDS)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as started:
+        yield started
+
+
+@pytest.fixture(params=["memory", "Redis"])
+def cysession(request: pytest.FixtureRequest, manager: Manager) -> Iterator[Install]:
+    if request.param == "Redis":
+        manager.storage = RedisStorage(request.getfixturevalue("server").url)
+    yield lambda app: CySession(app, manager)
+    manager.close()
+
+
+@pytest.fixture(params=["memory", "Redis"])
+def peer(request: pytest.FixtureRequest) -> Install:
+    """Flask-Session."""
+    settings = {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": SimpleCache()}
+    if request.param == "Redis":
+        client = redis.Redis.from_url(request.getfixturevalue("server").url)
+        settings = {"SESSION_TYPE": "redis", "SESSION_REDIS": client}
+
+    def install(app: Flask) -> None:
+        app.config.update(settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of cachelib as a backend, and of pickle
+            flask_session.Session(app)
+
+    return install
+
+
+def signed(app: Flask) -> None:
+    """Flask's own session, all of it in the cookie."""
+    app.secret_key = "s" * 32
+
+
+def test_bare_app(benchmark: Any) -> None:
+    app = app_with(home, None)
+    environ = environ_with("")
+
+    @benchmark
+    def _run() -> None:
+        for _ in range(REQUESTS):
+            request(app, dict(environ), lambda *_: None)
+
+
+def test_cysession_untouched(benchmark: Any, cysession: Install) -> None:
+    measure(benchmark, home, cysession)
+
+
+def test_cysession_read_only(benchmark: Any, cysession: Install) -> None:
+    measure(benchmark, read, cysession)
+
+
+def test_cysession_read_write(benchmark: Any, cysession: Install) -> None:
+    measure(benchmark, write, cysession)
+
+
+def test_flask_session_untouched(benchmark: Any, peer: Install) -> None:
+    measure(benchmark, home, peer)
+
+
+def test_flask_session_read_only(benchmark: Any, peer: Install) -> None:
+    measure(benchmark, read, peer)
+
+
+def test_flask_session_read_write(benchmark: Any, peer: Install) -> None:
+    measure(benchmark, write, peer)
+
+
+def test_flask_signed_cookie_read_only(benchmark: Any) -> None:
+    measure(benchmark, read, signed)
+
+
+def test_flask_signed_cookie_read_write(benchmark: Any) -> None:
+    measure(benchmark, write, signed)
