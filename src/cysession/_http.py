@@ -289,7 +289,7 @@ class HttpPolicy:
             return False
 
     def _is_due(self, session: "Session", carried: bytes | None) -> bool:
-        if not self.refreshes or carried is None or session.cookie_state != "keep":
+        if not self.refreshes or carried is None or self._is_fresh(carried) or session.cookie_state != "keep":
             return False
         if not session.accessed or session.is_new:
             return False
@@ -305,6 +305,18 @@ class HttpPolicy:
     def _is_old(self, stamp: int, now: int) -> bool:
         """No stamp (-1): it was not persistent when it was issued. One from the future: a clock was put right."""
         return not (0 <= stamp <= now < stamp + self._refresh_after)
+
+    def _is_fresh(self, carried: bytes) -> bool:
+        """Whether the only cookie of the name was issued a short while ago, whatever id it has: nearly always."""
+        if carried.count(self._key) != 1:
+            return False
+        stamp = carried.partition(self._key)[2].partition(b";")[0].rpartition(b".")[2]
+        return stamp.isdigit() and len(stamp) <= 12 and 0 <= self._now() - int(stamp) < self._refresh_after
+
+    @property
+    def varies_on(self) -> str:
+        """The name that Vary gives to what carries the id."""
+        return self._vary_text[1]
 
     def _now(self) -> int:
         return max(0, int(time.time() if self._clock is None else self._clock()))

@@ -55,6 +55,8 @@ def overtaken(request: HttpRequest) -> HttpResponse:
     """The user logs out in another window while this request is under way."""
     request.session["n"] = 99
     type(request.session)(request.session.session_key).flush()
+    if "save" in request.GET:
+        request.session.save()
     return HttpResponse("ok")
 
 

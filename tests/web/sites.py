@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ from typing import Any, Protocol
 
 import fastapi
 import flask
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import got_request_exception
+from django.http import HttpResponse
+from django.test.utils import override_settings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -26,6 +33,9 @@ from cysession import Manager, Session, wsgi
 from cysession.asgi import SessionMiddleware
 from cysession.flask import CySession
 from cysession.starlette import SessionDep, get_session
+from tests.django.site import set_up
+
+set_up()
 
 Header = tuple[bytes, bytes]
 
@@ -180,12 +190,124 @@ class FlaskSite:
         return call_wsgi(self.app, headers, method=method)
 
 
+@dataclass
+class DjangoSite:
+    """A view behind `cysession.django.SessionMiddleware`, in a site of its own with Django's whole stack.
+
+    The suite's options are given as the settings that Django has for them.
+    """
+
+    joins_lines = True  # Django holds one line a header
+
+    view: View
+    manager: Manager
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.settings = django_settings(self.manager, self.options)
+        with override_settings(**self.settings):
+            try:
+                self.app = self.handler()
+            except ImproperlyConfigured as error:
+                raise error.__cause__ or error from None
+
+    def handler(self) -> Any:
+        return WSGIHandler()
+
+    def send(self, headers: Iterable[Header], method: str) -> Reply:
+        return call_wsgi(self.app, headers, method=method, **{"tests.view": self.respond})
+
+    def respond(self, request: Any) -> Any:
+        answer = self.view(request.session.cysession) or Answer()
+        response = HttpResponse(answer.body, status=answer.status)
+        del response.headers["Content-Type"]
+        for name, value in as_text(answer.headers):
+            if name.lower() == "set-cookie":
+                key, _, rest = value.partition("=")
+                response.cookies[key.strip()] = rest.partition(";")[0]
+            else:
+                known = response.headers.get(name)
+                response.headers[name] = value if known is None else f"{known}, {value}"
+        return response
+
+    def request(self, headers: Iterable[Header] = (), *, method: str = "GET") -> Reply:
+        errors: list[BaseException] = []
+
+        def note(sender: Any, **_: Any) -> None:
+            errors.append(sys.exception() or AssertionError("no exception at hand"))
+
+        got_request_exception.connect(note)
+        try:
+            with override_settings(**self.settings):
+                reply = self.send(headers, method)
+        finally:
+            got_request_exception.disconnect(note)
+        # Before a cookie of the view's Django writes a blank, which a server takes off.
+        reply.headers = [
+            (key, value.strip() if key == b"Set-Cookie" else value) for key, value in reply.headers
+        ]
+        if errors:  # Django has made a page of it; the suite looks for the error itself
+            raise errors[0]
+        return reply
+
+
+@dataclass
+class AsyncDjangoSite(DjangoSite):
+    """The same in Django's asynchronous stack; its view is a plain function, which Django runs in a thread."""
+
+    def handler(self) -> Any:
+        return ASGIHandler()
+
+    def send(self, headers: Iterable[Header], method: str) -> Reply:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            asked = False
+
+            async def once() -> Any:
+                nonlocal asked
+                if asked:  # Django waits here for the client to leave, which it does not
+                    await asyncio.Event().wait()
+                asked = True
+                return await receive()
+
+            scope["tests.view"] = self.respond
+            await self.app(scope, once, send)
+
+        # A view that sends a request to another site blocks the thread in which Django runs such views.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: asyncio.run(call(app, headers, method=method))).result()
+
+
+def django_settings(manager: Manager, options: dict[str, Any]) -> dict[str, Any]:
+    """The suite's options in Django's words."""
+    given = dict(options)
+    own = {
+        name.upper(): given.pop(name) for name in ("header", "partitioned", "send_cookie") if name in given
+    }
+    settings: dict[str, Any] = {
+        "ROOT_URLCONF": "tests.django.any_view",
+        "MIDDLEWARE": ["cysession.django.SessionMiddleware"],
+        "CYSESSION": {"MANAGER": manager, **own},
+        "SESSION_EXPIRE_AT_BROWSER_CLOSE": given.get("cookie_max_age") is None,
+    }
+    if "header" not in options:
+        settings |= {"SESSION_COOKIE_NAME": "__Host-id", "SESSION_COOKIE_SECURE": True}
+    names = {"cookie_max_age": "AGE", "cookie": "NAME"}
+    for name, value in given.items():
+        if name == "insecure":
+            settings["SESSION_COOKIE_SECURE"] = not value
+        elif value is not None:
+            settings[f"SESSION_COOKIE_{names.get(name, name.upper())}"] = value
+    return settings
+
+
 ADAPTERS: dict[str, Callable[[View, Manager, dict[str, Any]], Site]] = {
     "asgi": AsgiSite,
     "starlette": StarletteSite,
     "fastapi": FastApiSite,
     "wsgi": WsgiSite,
     "flask": FlaskSite,
+    "django": DjangoSite,
+    "django-asgi": AsyncDjangoSite,
 }
 
 
@@ -292,6 +414,26 @@ def call_wsgi(app: Any, headers: Iterable[Header] = (), *, method: str = "GET", 
     ((status, text),) = started
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in text]
     return Reply(int(status[:3]), raw, b"".join(sent))
+
+
+def joins_lines(site: Site) -> bool:
+    """Whether the framework of the site holds one line a header."""
+    return getattr(site, "joins_lines", False)
+
+
+def lines_of(site: Site, *lines: bytes) -> list[bytes]:
+    """These lines of one header as the framework of the site sends them."""
+    return [b", ".join(lines)] if joins_lines(site) and lines else list(lines)
+
+
+def headers_of(site: Site, headers: Iterable[Header]) -> list[Header]:
+    """These headers as the framework of the site sends them."""
+    if not joins_lines(site):
+        return list(headers)
+    joined: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        joined.setdefault(name, []).append(value)
+    return [(name, b", ".join(values)) for name, values in joined.items()]
 
 
 def cookie(session_id: str, name: str = "__Host-id") -> list[Header]:

@@ -8,6 +8,7 @@ With Django's own `django.contrib.sessions.middleware.SessionMiddleware` every h
 """
 
 from .conf import get_manager as get_manager
+from .middleware import SessionMiddleware as SessionMiddleware
 from .store import SessionStore as SessionStore
 
-__all__ = ["SessionStore", "get_manager"]
+__all__ = ["SessionMiddleware", "SessionStore", "get_manager"]

@@ -9,6 +9,12 @@
     BIND_USERS    note at log-in whose session it is, for get_manager().sessions_of(str(user.pk)) and .revoke(...)
     CLOCK         a callable that returns seconds since the epoch, or its dotted path: for tests that turn time
 
+For cysession.django.SessionMiddleware, as the options of those names in cysession.asgi and cysession.wsgi:
+
+    HEADER        carry the id in this header instead of a cookie
+    PARTITIONED   True: a cookie of its own on every site that embeds this one
+    SEND_COOKIE   False: take ids, but hand none out
+
 The idle time is Django's SESSION_COOKIE_AGE. A wrong setting raises ImproperlyConfigured and names itself.
 """
 
@@ -25,7 +31,7 @@ from .. import Manager, SessionError
 __all__ = ["get_manager"]
 
 MANAGER_OPTIONS: Final = ("STORAGE", "MAX_AGE", "MAX_BYTES", "MAX_PER_USER", "CLOCK")
-KNOWN: Final = (*MANAGER_OPTIONS, "MANAGER", "BIND_USERS")
+KNOWN: Final = (*MANAGER_OPTIONS, "MANAGER", "BIND_USERS", "HEADER", "PARTITIONED", "SEND_COOKIE")
 
 # Managers by the settings they were made of: a test that overrides a setting finds its old sessions afterwards.
 _managers: dict[tuple[Any, ...], Manager] = {}

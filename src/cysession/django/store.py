@@ -12,6 +12,7 @@ Reading counts as use: with an expiry in seconds the stored session ends that lo
 datetime or a timedelta it ends at that moment.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -44,6 +45,11 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
     """The session of one request, and what `client.session` of the test client is."""
 
     _session_cache: dict[str, Any]
+    _core: Session | None = None  # the compiled session; None: nothing was read yet
+    _seen: dict[str, Any] | None = None  # what _session_cache held when _core was last in step with it
+    _modified = False
+    accessed = False
+    expiry_changed = False  # in this request, so that the cookie has to be sent again
 
     def __init__(self, session_key: str | None = None) -> None:
         # Without SessionBase.__init__: it imports a serializer, which nobody needs, on every request.
@@ -51,12 +57,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             session_key = _without_stamp(session_key)
         self._key = session_key if self._validate_session_key(session_key) else None
         self._manager = get_manager()
-        self._core: Session | None = None  # the compiled session; None: nothing was read yet
-        self._seen: dict[str, Any] | None = (
-            None  # what _session_cache held when _core was last in step with it
-        )
-        self._modified = False
-        self.accessed = False
 
     @classmethod
     def of(cls, session: Session) -> "SessionStore":
@@ -169,30 +169,27 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
 
     def _get_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
-        try:
-            return self._session_cache
-        except AttributeError:
+        data = self.__dict__.get("_session_cache")
+        if data is None:
             empty = no_load or (self._key is None and self._seen is None)
-            self._session_cache = {} if empty else self.load()
-        return self._session_cache
+            data = self._session_cache = {} if empty else self.load()
+        return data
 
     async def _aget_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
-        try:
-            return self._session_cache
-        except AttributeError:
+        data = self.__dict__.get("_session_cache")
+        if data is None:
             empty = no_load or (self._key is None and self._seen is None)
-            self._session_cache = {} if empty else await self.aload()
-        return self._session_cache
+            data = self._session_cache = {} if empty else await self.aload()
+        return data
 
     _session = property(_get_session)
 
     def load(self) -> dict[str, Any]:
         """What is stored. A key that names no live session is dropped, as Django's engines do."""
         core = self._to_load()
-        core.load()
         data = core.get_map()
-        if self._is_over(data):
+        if EXPIRY in data and self._is_over(data):
             core.destroy()
             data = {}
         return self._loaded(core, data)
@@ -201,7 +198,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
         core = self._to_load()
         await core.aload()
         data = core.get_map()
-        if self._is_over(data):
+        if EXPIRY in data and self._is_over(data):
             await core.adestroy()
             data = {}
         return self._loaded(core, data)
@@ -209,7 +206,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
     def _to_load(self) -> Session:
         # Called by hand on a loaded session this is one more look at the storage, and the changes stay.
         if self._core is None or "_session_cache" in self.__dict__:
-            return self._manager.new(self.session_key)
+            return self._manager.new(self._key)
         return self._core
 
     def _loaded(self, core: Session, data: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +217,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             self._seen = data.copy()
         return data
 
-    def _is_over(self, data: dict[str, Any]) -> bool:
+    def _is_over(self, data: Mapping[str, Any]) -> bool:
+        """Whether the moment has come that was set as its expiry; idle time is the storage's business."""
         expiry = data.get(EXPIRY)
         return isinstance(expiry, str) and self.get_expiry_age(expiry=expiry) <= 0
 
@@ -229,14 +227,14 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             return False
         ttl = round(self.get_session_cookie_age() * SECOND)
         record = self._manager.storage.peek_record(session_key, ttl)  # type: ignore[arg-type]
-        return record is not None and not self._is_over(record)  # type: ignore[arg-type]
+        return record is not None and not self._is_over(record)
 
     async def aexists(self, session_key: str | None) -> bool:
         if not self._validate_session_key(session_key):
             return False
         ttl = round(self.get_session_cookie_age() * SECOND)
         record = await self._manager.storage.apeek_record(session_key, ttl)  # type: ignore[arg-type]
-        return record is not None and not self._is_over(record)  # type: ignore[arg-type]
+        return record is not None and not self._is_over(record)
 
     # ---- saving --------------------------------------------------------------------------------------------
 
@@ -288,6 +286,56 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
         except SessionGone:
             raise UpdateError from None
         return None
+
+    # ---- for cysession.django.SessionMiddleware: the end of a request --------------------------------------
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the request looked at its session or changed it."""
+        return self.accessed or self._modified or (self._core is not None and self._core.accessed)
+
+    def commit(self) -> Session:
+        """Store what changed, begin the idle time anew, and hand out the session that the cookie is to name.
+
+        Raises SessionGone where save() raises UpdateError. Nothing is stored for a new session without data.
+        """
+        core = self._bound()
+        if self._modified or core.is_dirty:
+            core.load()
+            if self._has_changes(core):
+                self._commit(core)
+        core.save()
+        return self._left(core)
+
+    async def acommit(self) -> Session:
+        core = self._bound()
+        if self._modified or core.is_dirty:
+            await core.aload()
+            if self._has_changes(core):
+                await self._acommit(core)
+        await core.asave()
+        return self._left(core)
+
+    def abandon(self) -> Session:
+        """Forget what was not stored yet: the response is an error of the server."""
+        core = self._bound()
+        core.discard()
+        return self._left(core)
+
+    def _has_changes(self, core: Session) -> bool:
+        """Whether the dict has any for `core`."""
+        if "_session_cache" not in self.__dict__:
+            return False
+        if self._key is None:
+            return bool(self._session_cache)
+        if core.is_new:
+            raise SessionGone
+        return True
+
+    def _left(self, core: Session) -> Session:
+        if self.accessed and not core.accessed:
+            core.size()  # the response depends on there being no session
+        return core
 
     def _bound(self) -> Session:
         if self._core is None:
@@ -350,19 +398,24 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             for key, value in data.items():
                 core.set(key, value)
         else:
+            known = len(seen)
             for key, value in data.items():
-                if seen.get(key, _ABSENT) is not value:
+                before = seen.get(key, _ABSENT)
+                if before is not value:
                     core.set(key, value)
-            if seen.keys() - data.keys():
+                    known += before is _ABSENT
+            if known != len(data):
                 core.remove(*(seen.keys() - data.keys()))
         if not data:
             if EMPTY not in core:
                 core.set(EMPTY, True)
         elif not seen:
             core.remove(EMPTY)
+        expiry = data.get(EXPIRY)
+        if expiry != (None if seen is None else seen.get(EXPIRY)):
+            self.expiry_changed = True
         self._core = core
         self._seen = data.copy()
-        expiry = data.get(EXPIRY)
         age = self.get_expiry_age(expiry=expiry) if expiry else self.get_session_cookie_age()
         if age <= 0:
             return False
