@@ -1,6 +1,6 @@
 """Run by test_file_faults.py under the shim: strikes each file-system call of each operation in turn.
 
-    python drive_files.py <directory> fail|short|kill_before|kill_after <durability> [errno]
+    python drive_files.py <directory> fail|short|kill_before|kill_after|vanish <durability> [errno]
 
 Prints one line a problem and, last, how many calls were struck.
 """
@@ -8,6 +8,7 @@ Prints one line a problem and, last, how many calls were struck.
 import ctypes
 import errno
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,11 +20,13 @@ from cysession.errors import SessionGone, StorageFull, StorageUnavailable
 
 SECOND = 1_000_000_000
 TTL = 100 * SECOND
-MODES = {"fail": 1, "kill_before": 2, "kill_after": 3, "short": 4}
+MODES = {"fail": 1, "kill_before": 2, "kill_after": 3, "short": 4, "vanish": 5}
 
 shim = ctypes.CDLL(None)
 shim.fault_last.restype = ctypes.c_char_p
 root = Path(sys.argv[1])
+removal = f"exec env -u LD_PRELOAD rm -rf {shlex.quote(str(root))}".encode()
+shim.fault_vanish(removal)  # which keeps the pointer, not the text
 mode, durability = sys.argv[2], sys.argv[3]
 number = int(sys.argv[4]) if len(sys.argv) > 4 else errno.EIO
 now = [1_000_000.0]
@@ -77,6 +80,14 @@ def check(label: str, found: tuple[Any, ...], wanted: tuple[Any, ...], alike: st
         problems.append(f"{label}: {found}")
 
 
+def check_nothing_is_left(label: str, found: tuple[Any, ...], failure: BaseException | None) -> None:
+    """The directory went away in the middle: its sessions are gone with it. What was to be created may be there."""
+    if found[0] is not None or found[1] not in (None, {"n": 1}) or found[2] is not None:
+        problems.append(f"{label}: {found}")
+    if not isinstance(failure, StorageUnavailable | SessionGone | None):
+        problems.append(f"{label}: {failure!r}")
+
+
 def strike_once(name: str, cold: bool, n: int) -> bool:
     """Strike call number n of an operation. False: it has fewer calls."""
     operation, wanted = OPERATIONS[name]
@@ -96,6 +107,10 @@ def strike_once(name: str, cold: bool, n: int) -> bool:
         return False
     label += f" {shim.fault_last().decode()}"
     after = states(storage)
+    if mode == "vanish":
+        check_nothing_is_left(label, after, failure)
+        recover(label, storage)
+        return True
     check(label, after, wanted, name)
     if states(open_storage()) != after:
         problems.append(f"{label}: this process and the next see different things")

@@ -14,14 +14,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cysession import Delta, FileStorage, Manager, Record
+from cysession.codec import HEADER_SIZE
 from cysession.errors import SessionError, StorageFull, StorageMisconfigured, StorageUnavailable
+from cysession.ids import storage_key
 from cysession.storage.file import records
+from cysession.storage.users import index_name
 
 HERE = Path(__file__).parent
 TTL = 100_000_000_000
@@ -53,15 +57,20 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def drive(shim: Path, root: Path, mode: str, durability: str, number: int = errno.EIO) -> int:
     """How many calls were struck, each without a problem."""
+    *problems, last = run(shim, "drive_files.py", root, mode, durability, number).strip().splitlines()
+    assert not problems, "\n".join(problems)
+    return int(last.split()[1])
+
+
+def run(shim: Path, script: str, *arguments: object) -> str:
+    """What a script prints under the shim."""
     # Behind what is preloaded already: a sanitizer's runtime insists on being the first, and calls on to us.
     preload = f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()
     env = {**os.environ, "LD_PRELOAD": preload, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(HERE / "drive_files.py"), str(root), mode, durability, str(number)]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    *problems, last = run.stdout.strip().splitlines()
-    assert not problems, "\n".join(problems)
-    return int(last.split()[1])
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("when", ["kill_before", "kill_after"])
@@ -78,6 +87,60 @@ def test_R14_an_error_of_any_call_is_mapped_and_undone(shim: Path, root: Path, n
 
 def test_R10_a_write_that_stops_half_way_is_undone(shim: Path, root: Path) -> None:
     assert drive(shim, root, "short", "none") > 20
+
+
+@pytest.mark.parametrize("durability", ["none", "full"])
+def test_R14_a_directory_that_goes_away_at_any_call_takes_its_sessions_along_and_nothing_else(
+    shim: Path, root: Path, durability: str
+) -> None:
+    assert drive(shim, root, "vanish", durability) > 100
+
+
+@pytest.mark.parametrize("durability", ["data", "full"])
+def test_await_never_flushes_on_the_thread_of_the_event_loop(shim: Path, root: Path, durability: str) -> None:
+    on_the_loop, elsewhere = map(int, run(shim, "drive_loop.py", root, durability).split())
+    assert on_the_loop == 0 and elsewhere > 8
+
+
+# ---- a flipped byte ----------------------------------------------------------------------------------
+
+
+def every_file(root: Path) -> dict[str, Path]:
+    """A plain record, one with times of its own, the sign of a rotated id and the index of a user, by their ids."""
+    storage = open_storage(root, durability="none")
+    put(storage, "plain", {"user": "ada", "n": [1, {"x": None}]})
+    record = Record.build({"x": 1}, storage.now_ns(), storage.now_ns() + TTL, TTL // 2)
+    assert storage.create_record("timed", record, TTL)
+    storage.rename_record("old", "new", put(storage, "old", {"x": 1}), TTL, 30_000_000_000)
+    storage.note_user("ada", "plain", TTL)
+    storage.close()
+    names = ["plain", "timed", "old", index_name("ada")]
+    keys = {name: storage_key(name) for name in names}
+    return {name: root / key[0] / key[1] / key[2:] for name, key in keys.items()}
+
+
+@pytest.mark.parametrize("keys", [[], [b"k" * 32]], ids=["plain", "sealed"])
+def test_R13_a_flipped_byte_anywhere_is_a_missing_session_and_counted(
+    root: Path, monkeypatch: pytest.MonkeyPatch, keys: list[bytes]
+) -> None:
+    if keys:
+        pytest.importorskip("cryptography")
+    monkeypatch.setattr(f"{__name__}.open_storage", partial(open_storage, keys=keys))
+    files = every_file(root)
+    reader = open_storage(root, cache=0)
+    flipped = 0
+    for name, path in files.items():
+        whole = path.read_bytes()
+        assert reader.peek_record(name, TTL) is not None
+        for at in range(len(whole)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+            assert reader.peek_record(name, TTL) is None, (name, at)
+            flipped += 1
+            assert reader.stats()["corrupt"] == flipped, (name, at)
+        path.write_bytes(whole)
+        assert reader.peek_record(name, TTL) is not None
+    reader.close()
+    assert flipped > 4 * HEADER_SIZE
 
 
 # ---- real shortages ----------------------------------------------------------------------------------
