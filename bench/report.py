@@ -25,6 +25,7 @@ BENCH = Path(__file__).resolve().parent
 DOCS = BENCH.parent / "docs"
 PLOTS = DOCS / "benchmarks"
 OURS = "cysession"
+ADDED = "added_us"  # to a bare request, by bench/added.py and its like
 INK, BLUE, ORANGE = "#808080", "#2090d0", "#e07020"  # readable on a light and on a dark page
 
 
@@ -37,6 +38,12 @@ class Row(NamedTuple):
     least: float
     median: float
     extra: dict[str, Any]
+
+    @property
+    def cost(self) -> float:
+        """What is compared: the time, or what a middleware adds to a bare request."""
+        added = self.extra.get(ADDED)
+        return self.least if added is None else 1e3 * float(added)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
@@ -79,7 +86,7 @@ def has_peers(group: list[Row]) -> bool:
 def reference(group: list[Row]) -> Row:
     """What the others are compared with: our best row, or the first one where all are ours."""
     ours = [row for row in group if is_ours(row)]
-    return min(ours, key=lambda row: row.least) if ours else group[0]
+    return min(ours, key=lambda row: row.cost) if ours else group[0]
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
@@ -103,18 +110,21 @@ def figure(value: object) -> str:
 
 
 def table(group: list[Row]) -> str:
-    facts = list(dict.fromkeys(key for row in group for key in row.extra))
+    facts = [key for key in dict.fromkeys(key for row in group for key in row.extra) if key != ADDED]
     once = reference(group)
-    head = ["", *facts] if facts else ["", "minimum", "median", f"to {once.name}"]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for row in sorted(group, key=lambda row: row.least) if has_peers(group) else group:
-        cells = (
-            [figure(row.extra.get(fact, "")) for fact in facts]
-            if facts
-            else [time_of(row.least), time_of(row.median), f"{row.least / once.least:.2f}"]
+    compared = not facts or has_peers(group)
+    head = [""]
+    if compared:
+        head += (
+            ["added", f"to {once.name}"] if ADDED in once.extra else ["minimum", "median", f"to {once.name}"]
         )
-        name = f"**{row.name}**" if is_ours(row) else row.name
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+    lines = ["| " + " | ".join(head + facts) + " |", "|---|" + "---:|" * (len(head) - 1 + len(facts))]
+    for row in sorted(group, key=lambda row: row.cost) if has_peers(group) else group:
+        cells = [f"**{row.name}**" if is_ours(row) else row.name]
+        if compared:
+            times = [time_of(row.cost)] if ADDED in once.extra else [time_of(row.least), time_of(row.median)]
+            cells += [*times, f"{row.cost / once.cost:.2f}" if once.cost > 0 else ""]
+        lines.append("| " + " | ".join(cells + [figure(row.extra.get(fact, "")) for fact in facts]) + " |")
     return "\n".join(lines)
 
 
@@ -122,12 +132,12 @@ def lost(groups: dict[str, list[Row]]) -> list[str]:
     """Where somebody else is faster than we are."""
     lines = []
     for name, group in groups.items():
-        if not has_peers(group) or group[0].extra:
+        if not has_peers(group):
             continue
         ours = reference(group)
-        for row in sorted(group, key=lambda row: row.least):
-            if row.least < ours.least:
-                lines.append(f"- {name}: {row.name} takes {row.least / ours.least:.2f} of our time")
+        for row in sorted(group, key=lambda row: row.cost):
+            if row.cost < ours.cost and not row.name.startswith("bare"):
+                lines.append(f"- {name}: {row.name} takes {row.cost / ours.cost:.2f} of our time")
     return lines
 
 
@@ -136,7 +146,7 @@ def lost(groups: dict[str, list[Row]]) -> list[str]:
 
 def plot(groups: dict[str, list[Row]], path: Path) -> bool:
     """Bars of the time of each row beside its peers, one panel a group. False: there is nobody to compare with."""
-    shown = {name: group for name, group in groups.items() if has_peers(group) and not group[0].extra}
+    shown = {name: group for name, group in groups.items() if has_peers(group)}
     if not shown:
         return False
     heights = [len(group) for group in shown.values()]
@@ -148,14 +158,18 @@ def plot(groups: dict[str, list[Row]], path: Path) -> bool:
         height_ratios=heights,
     )
     for axis, (name, group) in zip(axes[:, 0], shown.items(), strict=True):
-        ordered = sorted(group, key=lambda row: row.least, reverse=True)
+        ordered = sorted(group, key=lambda row: row.cost, reverse=True)
         axis.barh(
             [row.name for row in ordered],
-            [row.least / 1e3 for row in ordered],
+            [row.cost / 1e3 for row in ordered],
             color=[BLUE if is_ours(row) else INK for row in ordered],
         )
         axis.set_title(name, color=INK, fontsize=9, loc="left")
-        axis.set_xlabel("us an operation (minimum)", color=INK, fontsize=8)
+        axis.set_xlabel(
+            "us an operation, minimum" if ADDED not in reference(group).extra else "us added to a request",
+            color=INK,
+            fontsize=8,
+        )
         axis.tick_params(colors=INK, labelsize=8)
         for spine in axis.spines.values():
             spine.set_color(INK)
