@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cysession import RedisStorage
+from cysession.storage.redis import scripts
 
 __all__ = ["Tap", "tapped"]
 
@@ -37,22 +38,21 @@ class Tap:
     def call_packed_many(self, *args: Any, **kwargs: Any) -> Any:
         return self._pass(self.client.call_packed_many, args, kwargs)
 
-    def run_script(self, *args: Any, **kwargs: Any) -> Any:
-        return self._pass(self.client.run_script, args, kwargs)
-
     def _pass(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self.count += 1
         number = self.count
         self.sent.append(lambda: method(*args, **kwargs))
         if self.before is not None:
             self.before(number)
-        reply = method(*args, **kwargs)
-        if self.twice:
-            if self.between is not None:
-                self.between(number)
+        try:
             reply = method(*args, **kwargs)
-        if self.after is not None:
-            self.after(number)
+            if self.twice:
+                if self.between is not None:
+                    self.between(number)
+                reply = method(*args, **kwargs)
+        finally:
+            if self.after is not None:
+                self.after(number)
         return reply
 
     def close(self) -> None:
@@ -60,7 +60,9 @@ class Tap:
 
 
 def tapped(storage: RedisStorage) -> Tap:
-    """Put a tap on the storage's connection."""
+    """Put a tap on the storage's connection. The server learns all scripts first, so that requests can be counted."""
+    for name in scripts.__all__:
+        storage._client.call(b"", b"SCRIPT", b"LOAD", getattr(scripts, name).source)
     tap = Tap(storage._client)
     storage._client = tap  # type: ignore[assignment]
     return tap

@@ -44,7 +44,7 @@ from .records import (
     script,
 )
 from .touches import EVERY, MILLISECOND, Touch, Touches
-from .wire import ErrorReply, WrongType
+from .wire import ErrorReply, NoScript, WrongType
 
 __all__ = ["RedisStorage"]
 
@@ -331,10 +331,14 @@ class RedisStorage(Storage):
         if not self._alive(place, stored, ttl):
             return await self._arun(self._commit(session_id, base, delta, ttl))
         attempt = self._attempt(place, stored, delta, new_token(), ttl)
-        reply = await self._aask(attempt.request)
+        made, request = attempt.made, attempt.request
+        try:
+            reply = await self._client.acall_packed(request.key, request.packed, retry=True)
+        except (NoScript, WrongType):
+            reply = await self._aask(request)
         if reply == 1:
-            self._committed(session_id, place, place, attempt.made)
-            return None if attempt.made is None else attempt.made.record
+            self._committed(session_id, place, place, made)
+            return None if made is None else made.record
         return await self._arun(self._commit_on(session_id, base, delta, ttl, (place, place), attempt, reply))
 
     def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Flow[Record | None]:
@@ -379,7 +383,7 @@ class RedisStorage(Storage):
                 stored = self._understand(place, (yield _loading(place)))
             if stored is None or stored.record.birth != base.birth or not self._alive(place, stored, ttl):
                 break
-            if stored is not None and Tokens.has(stored.tokens, token):  # done, and the answer was lost
+            if Tokens.has(stored.tokens, token):  # done, and the answer was lost
                 self._committed(session_id, home, place, stored)
                 return stored.record
             attempt = self._attempt(place, stored, delta, token, ttl)
@@ -764,20 +768,20 @@ class RedisStorage(Storage):
     # Every request may be sent twice: what it has done already, it does not do again.
 
     def _ask(self, request: Request) -> Any:
-        key, packed, program, args = request
         try:
-            if program is None:
-                return self._client.call_packed(key, packed, retry=True)
-            return self._client.run_script(program, (key,), args, retry=True)
+            try:
+                return self._client.call_packed(request.key, request.packed, retry=True)
+            except NoScript:
+                return self._client.call_packed(request.key, request.whole(), retry=True)
         except WrongType:
             return FOREIGN
 
     async def _aask(self, request: Request) -> Any:
-        key, packed, program, args = request
         try:
-            if program is None:
-                return await self._client.acall_packed(key, packed, retry=True)
-            return await self._client.arun_script(program, (key,), args, retry=True)
+            try:
+                return await self._client.acall_packed(request.key, request.packed, retry=True)
+            except NoScript:
+                return await self._client.acall_packed(request.key, request.whole(), retry=True)
         except WrongType:
             return FOREIGN
 
@@ -844,10 +848,7 @@ def _loading(place: Place) -> Request:
 
 
 def _packed(requests: list[Request]) -> bytes:
-    return b"".join(
-        request.packed if request.script is None else request.script.by_digest((request.key,), request.args)
-        for request in requests
-    )
+    return b"".join([request.packed for request in requests])
 
 
 def _failed(replies: list[Any]) -> list[int]:

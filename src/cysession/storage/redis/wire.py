@@ -19,6 +19,7 @@ from cysession.errors import SessionError, StorageFull, StorageMisconfigured, St
 __all__ = [
     "Argument",
     "ErrorReply",
+    "NoScript",
     "Reply",
     "Script",
     "Template",
@@ -106,9 +107,15 @@ class WrongType(StorageMisconfigured):
     """The key holds something of another type."""
 
 
+class NoScript(StorageUnavailable):
+    """The server does not know the script; it has to be sent whole."""
+
+
 def explain(error: ErrorReply) -> SessionError:
     """Our own error for what the server answered: which class, and what to do. Never holds text of the server."""
     code = error.code
+    if code == "NOSCRIPT":
+        return NoScript("Redis has forgotten a script; try again")
     if code == "OOM":
         return StorageFull(
             "Redis has no memory left for this write (maxmemory); the stored session is unchanged"
