@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cysession import FileStorage, Manager, MemoryStorage, Storage
+from cysession import FileStorage, Manager, MemoryStorage, RedisHashStorage, RedisStorage, Storage
+from tests.redis.servers import RedisServer
 from tests.web.sites import ADAPTERS, Site, View
 from tests.web.storages import DictStorage, WaitingStorage
 
-STORAGES: dict[str, Callable[[Path], Storage]] = {
+STORAGES: dict[str, Callable[[Path], Storage]] = {  # by name; the Redis ones have a fixture of their own
     "memory": lambda path: MemoryStorage(),
     "file": lambda path: FileStorage(path / "sessions"),
     "custom": lambda path: DictStorage(),
@@ -23,9 +24,28 @@ STORAGES: dict[str, Callable[[Path], Storage]] = {
 MakeSite = Callable[..., Site]
 
 
-@pytest.fixture(params=STORAGES)
+REDIS: dict[str, type[RedisStorage]] = {"redis": RedisStorage, "redis hash": RedisHashStorage}
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as made:
+        yield made
+
+
+def redis_storage(kind: type[RedisStorage], server: RedisServer) -> Storage:
+    """A storage on the emptied server, with a length like the others."""
+    server.flush()
+    return type("Counted", (kind,), {"__len__": lambda self: server.command("DBSIZE")})(server.url)
+
+
+@pytest.fixture(params=[*STORAGES, *(pytest.param(name, marks=pytest.mark.redis) for name in REDIS)])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    with Manager(3600, STORAGES[request.param](tmp_path)) as made:
+    if request.param in REDIS:
+        storage = redis_storage(REDIS[request.param], request.getfixturevalue("redis_server"))
+    else:
+        storage = STORAGES[request.param](tmp_path)
+    with Manager(3600, storage) as made:
         yield made
 
 
