@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cysession import FileStorage, Manager, MemoryStorage, RedisStorage, Storage
+from cysession import FileStorage, Manager, MemoryStorage, Storage
 from cysession.metrics import EVENTS, STORAGE, SessionCollector
 from examples.custom_storage import SqliteStorage
 
@@ -111,6 +111,8 @@ def test_something_else_than_a_manager_is_refused() -> None:
 
 def test_the_page_lists_every_number_of_every_storage(tmp_path: Path) -> None:
     pytest.importorskip("hiredis")  # not where the suites run without the GIL
+    from cysession import RedisStorage
+
     storages = [
         MemoryStorage(),
         FileStorage(tmp_path / "s", sweep_every=0),
