@@ -13,8 +13,6 @@ import time
 
 __all__ = ["Breaker"]
 
-TOGETHER = 0.02  # seconds
-
 
 class Breaker:
     """Args:
@@ -66,13 +64,16 @@ class Breaker:
     def succeeded(self) -> None:
         self.failures = 0
 
-    def failed(self) -> None:
-        """The server was not reached, or did not answer in time. What fails together counts once."""
+    def failed(self, began: float) -> None:
+        """The server was not reached, or did not answer in time.
+
+        began: when this attempt did, by time.monotonic. One that was under way already when the last failure was
+        counted tells nothing new: a hiccup that a hundred callers notice is one failure.
+        """
         with self._lock:
-            now = time.monotonic()
-            if now - self._last < TOGETHER and self.failures < self._threshold:
+            if began < self._last:
                 return
-            self._last = now
+            now = self._last = time.monotonic()
             self.failures += 1
             excess = self.failures - self._threshold
             if excess >= 0:

@@ -80,7 +80,7 @@ class Node:
         try:
             replies = self.pool.exchange(data, count, deadline, fresh)
         except (Lost, SessionError) as error:
-            self._count(error)
+            self._count(error, deadline - self._timeout)
             raise
         if breaker.failures:
             breaker.succeeded()
@@ -91,14 +91,14 @@ class Node:
             last = self._last_error
             raise type(last)(f"{last} (not tried again for a moment, after repeated failure)")
 
-    def _count(self, error: Lost | SessionError) -> None:
+    def _count(self, error: Lost | SessionError, began: float) -> None:
         """A connection that ends is no failure of the server, if the next one can be made."""
         if isinstance(error, SessionError):
             self._last_error = error
-            self.breaker.failed()
+            self.breaker.failed(began)
         elif error.reason in ("timeout", "garbage"):
             self._last_error = self.explain(error)
-            self.breaker.failed()
+            self.breaker.failed(began)
 
     def explain(self, lost: Lost) -> SessionError:
         """Our own error for a lost connection."""
@@ -212,10 +212,11 @@ class Node:
 
     async def _fill(self, loop: asyncio.AbstractEventLoop, side: Side) -> SessionError | None:
         """Connect the side. Returns what went wrong, so that no error is lost if nobody waits any more."""
+        began = time.monotonic()
         try:
             side.mux = await self._aconnect(loop, lambda mux, reason: self._trouble(side, mux, reason))
         except SessionError as error:
-            self._count(error)
+            self._count(error, began)
             return error
         finally:
             side.connecting = None
@@ -223,7 +224,7 @@ class Node:
 
     def _trouble(self, side: Side, mux: Mux, reason: str) -> None:
         if side.mux is mux:
-            self._count(Lost(reason))
+            self._count(Lost(reason), time.monotonic() - self._timeout)
 
     async def _aconnect(self, loop: asyncio.AbstractEventLoop, trouble: Callable[[Mux, str], None]) -> Mux:
         address = self.address
