@@ -402,6 +402,7 @@ class Proxy:
         self.refuse = False
         self.cut_after: int | None = None
         self.accepted = 0
+        self.refused = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -427,6 +428,7 @@ class Proxy:
             except OSError:
                 return
             if self.refuse:
+                self.refused += 1
                 self._reset(client)
                 continue
             try:

@@ -1,5 +1,6 @@
 """Everything that can go wrong with one server, on both sides: the right error in time, no wrong data, recovery."""
 
+import contextlib
 import os
 import random
 import socket
@@ -33,6 +34,12 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Open]:
     yield open_
     for caller in callers:
         caller.__exit__()
+
+
+@pytest.fixture
+def proxies() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 def in_time(function: Callable[[], Any]) -> Any:
@@ -342,8 +349,12 @@ def test_flipped_bytes_never_give_one_the_value_of_another(
 
 
 @pytest.mark.stress
-def test_a_storm_of_cuts_leaks_nothing(server: RedisServer, proxy: Proxy, opened: Open) -> None:
+def test_a_storm_of_cuts_leaks_nothing(
+    own_server: RedisServer, proxies: contextlib.ExitStack, opened: Open
+) -> None:
     """R29: connections lost at any moment; the values are right, and the server counts no more connections."""
+    server = own_server
+    proxy = proxies.enter_context(Proxy(server))
     caller = opened(proxy.url, links=3)
     for n in range(30):
         server.ok("SET", f"k{n}", f"v{n}")

@@ -40,7 +40,7 @@ class Breaker:
         self._shortest = shortest
         self._longest = longest
         self._patience = patience
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may come in between
         self._last = 0.0  # monotonic; the last failure that counted
         self._until = 0.0  # monotonic; nobody goes through before
         self._random = random.Random()

@@ -59,7 +59,7 @@ class Client:
         self._source = open_source(source)
         self._timeout = timeout
         self._links = links
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may come in between
         self._nodes: dict[Address, Node] = {}
         self._only: Node | None = None
         self._slots: list[Node | None] = []  # of a cluster; empty: not known yet

@@ -79,6 +79,7 @@ class Mux(asyncio.BufferedProtocol):
         self._received = 0  # reads so far
         self._timer: asyncio.TimerHandle | None = None
         self._marks: deque[tuple[float, int, int]] = deque()  # (moment, commands sent by then, reads by then)
+        self._late_since = 0.0  # when a reply was first missed, the queue never having been empty since
         self._due = 0.0  # when the watchdog should look next
         self._buffer = bytearray(READ)
         self._view = memoryview(self._buffer)
@@ -193,6 +194,7 @@ class Mux(asyncio.BufferedProtocol):
     def _look(self) -> None:
         self._timer = None
         if not self._waiting:
+            self._late_since = 0.0
             return
         now = self.loop.time()
         pause = self._timeout / LOOKS
@@ -215,6 +217,12 @@ class Mux(asyncio.BufferedProtocol):
             self.fail("timeout")
             return
         if late:
+            if self._late_since and now - self._late_since > self._timeout:
+                # Answers come but are always late: too slow a server, or one that left a reply out, so that the
+                # queue never ends. Only a new connection tells.
+                self.fail("timeout")
+                return
+            self._late_since = self._late_since or now
             self._trouble(self, "timeout")
         self._look_in(now, pause)
 

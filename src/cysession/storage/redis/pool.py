@@ -36,7 +36,7 @@ class _Caller:
         self.data = data
         self.count = count
         self.state = WAITS
-        self.link: Link | None = None  # with LEADS; None: connect one
+        self.link: Link | None = None  # with LEADS; perhaps still to be connected
         self.replies: list[Reply] | Lost | None = None  # with DONE
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -57,7 +57,8 @@ class Pool:
         _pools.add(self)
 
     def _start_empty(self) -> None:
-        self._mutex = threading.Lock()
+        # Reentrant: a finalizer, or the handler of a signal, may come in between and need Redis too.
+        self._mutex = threading.RLock()
         self._idle: deque[Link] = deque()
         self._queue: deque[_Caller] = deque()
         # Weak: a thread killed between any two steps can drop a link but not the place that it took.
@@ -102,11 +103,9 @@ class Pool:
                 assert caller.replies is not None
                 return caller.replies
             link = caller.link
-            if link is not None:
-                return self._lead(link, caller, deadline)
-            with self._mutex:
-                link = self._new_link(even_if_full=True)
             assert link is not None
+            if link.sock is not None:
+                return self._lead(link, caller, deadline)
         try:
             self._connect(link, deadline)
         except BaseException:
@@ -114,9 +113,9 @@ class Pool:
             raise
         return self._exchange_on(link, data, count, deadline, False)
 
-    def _new_link(self, even_if_full: bool = False) -> Link | None:
+    def _new_link(self) -> Link | None:
         """A link still to be connected, if there may be one more. Under the mutex."""
-        if len(self._links) >= self._size and not even_if_full:
+        if len(self._links) >= self._size:
             return None
         link = Link(self._timeout)
         link.generation = self._generation
@@ -144,10 +143,11 @@ class Pool:
             if state == WAITS:
                 self._queue.remove(caller)
         if state == LEADS:
-            if caller.link is not None:
+            assert caller.link is not None
+            if caller.link.sock is not None:
                 self._give_back(caller.link)
             else:
-                self._call_next()
+                self._drop(caller.link)
         return state
 
     def _hand_over(self) -> None:
@@ -161,12 +161,12 @@ class Pool:
                 self._promote(self._queue.popleft(), link)
 
     def _call_next(self) -> None:
-        """A place for a link became free: who waits longest connects a new one."""
+        """A place for a link became free: who waits longest gets it, and connects."""
         with self._mutex:
-            if self._queue:
-                self._promote(self._queue.popleft(), None)
+            if self._queue and (link := self._new_link()) is not None:
+                self._promote(self._queue.popleft(), link)
 
-    def _promote(self, caller: _Caller, link: Link | None) -> None:
+    def _promote(self, caller: _Caller, link: Link) -> None:
         caller.link = link
         caller.state = LEADS
         caller.wake.release()
