@@ -1,10 +1,12 @@
 """FileStorage's record protocol: merging commits, final destroys, rotation, expiry (design 3, items 1-10)."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +480,39 @@ def test_await_leaves_the_loop_free_while_a_read_notes_a_longer_ttl(
 
     asyncio.run(life())
     assert len(writers) == 1 and threading.get_ident() not in writers
+    storage.close()
+
+
+WRITES: dict[str, Callable[[FileStorage, Record], Coroutine[Any, Any, object]]] = {
+    "create": lambda s, base: s.acreate_record("a", base, TTL),
+    "commit": lambda s, base: s.acommit_record("a", base, Delta({"y": 2}), TTL),
+    "load": lambda s, base: s.aload_record("a", 10 * TTL),  # which has a longer ttl to note
+    "delete": lambda s, base: s.adelete_record("a"),
+    "rename": lambda s, base: s.arename_record("a", "b", base, TTL, 30 * SECOND),
+}
+
+
+@pytest.mark.parametrize("durability", ["none", "full"])
+@pytest.mark.parametrize("name", WRITES)
+def test_await_leaves_the_loop_free_while_another_writer_has_the_lock(
+    tmp_path: Path, name: str, durability: str
+) -> None:
+    """The other one lets go only when the loop gets to tell it."""
+    storage = FileStorage(tmp_path / "s", durability=durability, sweep_every=0, lock_timeout=20)
+    base = put(storage, "a", {"x": 1})
+    stripe = int(storage_key("a")[-2:], 16) % 64
+    held = os.open(tmp_path / "s" / ".cysession" / f"{stripe:02x}", os.O_RDONLY)
+
+    async def meanwhile() -> None:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write = asyncio.ensure_future(WRITES[name](storage, base))
+        await asyncio.sleep(0.05)
+        assert not write.done()
+        fcntl.flock(held, fcntl.LOCK_UN)
+        await asyncio.wait_for(write, 10)
+
+    asyncio.run(meanwhile())
+    os.close(held)
     storage.close()
 
 

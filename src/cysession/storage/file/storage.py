@@ -36,7 +36,7 @@ CACHED_BYTES = 4096  # of one record: what is larger is read again rather than k
 
 
 class _MayWait(Exception):
-    """Raised before something that may wait for a flush, where that must not be."""
+    """Raised before something that may wait, for a flush or for another writer, where that must not be."""
 
 
 class FileStorage(Storage):
@@ -171,7 +171,7 @@ class FileStorage(Storage):
         if self._flushes and not may_wait:
             raise _MayWait
         with contextlib.suppress(OSError):
-            self._locks.acquire(place.stripe)
+            self._own(place, may_wait)
             try:
                 stored = self._files.look(place)
                 now = self.now_ns()
@@ -227,10 +227,10 @@ class FileStorage(Storage):
     def create_record(self, session_id: str, record: Record, ttl: int) -> bool:
         return self._run(self._create, session_id, record, ttl)
 
-    def _create(self, session_id: str, record: Record, ttl: int) -> bool:
+    def _create(self, session_id: str, record: Record, ttl: int, may_wait: bool = True) -> bool:
         place = self._place(session_id)
         self._note_writer(ttl)
-        self._locks.acquire(place.stripe)
+        self._own(place, may_wait)
         try:
             now = self.now_ns()
             stored = self._files.look(place)
@@ -243,6 +243,11 @@ class FileStorage(Storage):
         self._remember(session_id, place, stored)
         return True
 
+    def _own(self, place: Place, may_wait: bool) -> None:
+        """Own the lock of the place's stripe; _MayWait if it is not free and waiting is not allowed."""
+        if not self._locks.acquire(place.stripe, wait=may_wait):
+            raise _MayWait
+
     def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
         try:
             return self._commit(session_id, base, delta, ttl)
@@ -250,11 +255,13 @@ class FileStorage(Storage):
             first = failure
         return self._again(first, self._commit, session_id, base, delta, ttl)
 
-    def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
+    def _commit(
+        self, session_id: str, base: Record, delta: Delta, ttl: int, may_wait: bool = True
+    ) -> Record | None:
         place = self._places.get(session_id) or self._place(session_id)
         self._note_writer(ttl)
         for hop in range(HOPS):
-            self._locks.acquire(place.stripe)
+            self._own(place, may_wait)
             try:
                 stored = self._files.look(place)
                 now = self.now_ns()
@@ -352,7 +359,7 @@ class FileStorage(Storage):
                     self._files.remove(target)
             raise
 
-    # ---- the same for event loops: what may wait for the disk goes to a thread -----------------------
+    # ---- the same for event loops: what may wait, for the disk or for another writer, goes to a thread -------
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
         place = self._places.get(session_id)
@@ -362,28 +369,31 @@ class FileStorage(Storage):
                 return record
         with contextlib.suppress(_MayWait):
             return self._run(self._load, session_id, ttl, False)
-        return await self._aside(self.load_record, session_id, ttl)
+        return await asyncio.to_thread(self.load_record, session_id, ttl)
 
     async def atouch_record(self, session_id: str, record: Record, ttl: int) -> bool:
         found = await self.aload_record(session_id, ttl)
         return found is not None and found.birth == record.birth
 
     async def acreate_record(self, session_id: str, record: Record, ttl: int) -> bool:
-        return await self._aside(self.create_record, session_id, record, ttl)
+        if not self._flushes:
+            with contextlib.suppress(_MayWait):
+                return self._run(self._create, session_id, record, ttl, False)
+        return await asyncio.to_thread(self.create_record, session_id, record, ttl)
 
     async def acommit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        return await self._aside(self.commit_record, session_id, base, delta, ttl)
+        if not self._flushes:
+            with contextlib.suppress(_MayWait):
+                return self._run(self._commit, session_id, base, delta, ttl, False)
+        return await asyncio.to_thread(self.commit_record, session_id, base, delta, ttl)
 
     async def adelete_record(self, session_id: str) -> bool:
-        return await self._aside(self.delete_record, session_id)
+        return await asyncio.to_thread(self.delete_record, session_id)
 
     async def arename_record(
         self, old_id: str, new_id: str, base: Record, ttl: int, grace: int
     ) -> Record | None:
-        return await self._aside(self.rename_record, old_id, new_id, base, ttl, grace)
-
-    async def _aside(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.to_thread(call, *args) if self._flushes else call(*args)
+        return await asyncio.to_thread(self.rename_record, old_id, new_id, base, ttl, grace)
 
     # ---- housekeeping -------------------------------------------------------------------------------------
 
