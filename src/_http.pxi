@@ -1,4 +1,5 @@
-# Which id does a request present? The answer for nearly every request, found without an intermediate object.
+# What an HTTP adapter does for nearly every request, in two calls: find the id that is presented, and let the response
+# go with no more than Vary. Whatever is not plain is left to cysession._http, which knows the rules in full.
 
 cdef extern from *:
     """
@@ -124,3 +125,29 @@ cdef Found read_plain(const char *p, Py_ssize_t n, char stop, Presented *found) 
         if i == id_len + 1:
             return LOOK_CLOSER
     return PLAIN if i == n or p[i] == stop else LOOK_CLOSER
+
+
+def close_plain(Session session not None, message, tuple vary):
+    """Commit and end the session, as its close() does. Returns the http.response.start that may leave now: the message
+    itself if nobody looked at the session, else a copy with the header `vary`. None: there is more to do to it.
+    """
+    cdef PyObject *name
+    session.close()
+    if not session.looked:
+        return message
+    if vary is None or type(message) is not dict or session.cookie_state != "keep":
+        return None
+    headers = (<dict>message).get("headers")
+    if type(headers) is not list:
+        return None
+    for pair in <list>headers:
+        if type(pair) is not tuple or PyTuple_GET_SIZE(pair) != 2:
+            return None
+        name = PyTuple_GET_ITEM(pair, 0)
+        if not PyBytes_CheckExact(name):
+            return None
+        if PyBytes_GET_SIZE(<object>name) == 4 and PyBytes_AS_STRING(<object>name)[0] in b"vV":     # has one already
+            return None
+    dressed = (<dict>message).copy()
+    dressed["headers"] = <list>headers + [vary]
+    return dressed

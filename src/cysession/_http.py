@@ -87,7 +87,7 @@ class HttpPolicy:
 
     __slots__ = (
         *("_clock", "_cookie", "_key", "_make_cookie", "_new", "_refresh_after", "_sends", "_variable"),
-        *("_vary", "_vary_text", "carrier", "manager", "name", "refreshes"),
+        *("_vary", "_vary_text", "carrier", "manager", "name", "plain_vary", "refreshes"),
     )
 
     def __init__(
@@ -120,6 +120,8 @@ class HttpPolicy:
             self._key = self.carrier = _checked_header(header)
             self.name: bytes | None = None
             self._vary = (b"vary", header.encode("ascii"))
+            # What a response gets that hands no id out; None: each has to be asked whether it does.
+            self.plain_vary: Header | None = self._vary
             self._name_for_gateways()
             return
         name = DEFAULT_NAME if cookie is None else cookie
@@ -146,9 +148,9 @@ class HttpPolicy:
             samesite=samesite,
             partitioned=partitioned,
         )
-        self._use(self._make_cookie(max_age=cookie_max_age))
         self.carrier = b"cookie"  # the request header that carries ids
         self._vary = (b"vary", b"Cookie")
+        self._use(self._make_cookie(max_age=cookie_max_age))
         self._name_for_gateways()
 
     def _use(self, cookie: SessionCookie) -> None:
@@ -158,6 +160,7 @@ class HttpPolicy:
         if cookie.max_age:
             self._refresh_after = cookie.max_age / REFRESHES
             self.refreshes = self._sends
+        self.plain_vary = None if self.refreshes else self._vary
 
     def lasting(self, cookie_max_age: int | timedelta) -> "HttpPolicy":
         """The same policy with a cookie that outlives the browser."""

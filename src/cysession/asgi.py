@@ -23,6 +23,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
+from ._core import close_plain
 from ._http import FAILED, HttpOptions, HttpPolicy, Refusal, log, refusal
 from .errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from .ids import new_id
@@ -171,14 +172,13 @@ class _Request(_Exchange):
         self.started = True
         if self.does_io:
             return self._acommit(message)
-        session = self.session
         try:
             if message["status"] >= 500:
                 self._drop_changes(message)
-            session.close()
+            plain = close_plain(self.session, message, self.policy.plain_vary)
         except Exception as error:
             return self.refuse(error)
-        return self.forward(self.dressed(message) if session.accessed else message)
+        return self.forward(self.dressed(message) if plain is None else plain)
 
     async def _acommit(self, message: Message) -> None:
         try:

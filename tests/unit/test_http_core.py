@@ -1,12 +1,16 @@
-"""The fast way to a request's id: it agrees with the careful one, or says that it does not know."""
+"""The compiled half of the HTTP adapters: it agrees with the careful way, or says that it does not know."""
 
 from __future__ import annotations
+
+from collections import UserDict
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cysession._core import carrier_value, presented_id, presented_stamp
+from cysession import Manager, MemoryStorage, NotSerializable, Session, SessionClosed
+from cysession._core import carrier_value, close_plain, presented_id, presented_stamp
 from cysession.cookies import find_values
 from cysession.ids import well_formed
 
@@ -180,3 +184,100 @@ def test_the_carrier_has_to_be_bytes() -> None:
         presented_id([], "cookie", NAME)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         presented_id([], None, NAME)  # type: ignore[arg-type]
+
+
+# -- the other half: a response that leaves with no more than Vary -------------------------------------------
+
+
+VARY = (b"vary", b"Cookie")
+
+
+def start(*headers: Any) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": 200, "headers": list(headers)}
+
+
+@pytest.fixture
+def manager() -> Manager:
+    return Manager(3600, MemoryStorage())
+
+
+@pytest.fixture
+def session(manager: Manager) -> Session:
+    """A stored session that was looked at and changed."""
+    with manager.new() as made:
+        made["n"] = 1
+    found = manager.new(made.id)
+    found["n"] += 1
+    return found
+
+
+def test_a_plain_response_leaves_as_a_copy_with_vary(manager: Manager, session: Session) -> None:
+    message = start((b"content-type", b"text/plain"))
+    dressed = close_plain(session, message, VARY)
+    assert dressed == start((b"content-type", b"text/plain"), VARY)
+    assert message == start((b"content-type", b"text/plain"))
+    assert manager.new(session.id)["n"] == 2
+    with pytest.raises(SessionClosed):
+        session["n"] = 3
+
+
+def test_a_session_that_nobody_looked_at_leaves_the_message_alone(manager: Manager) -> None:
+    session, message = manager.new(), start()
+    assert close_plain(session, message, VARY) is message
+    with pytest.raises(SessionClosed):
+        session["n"] = 3
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        start((b"vary", b"Accept")),
+        start((b"VARY", b"*")),
+        start((b"Vary", b"Cookie")),
+        start((b"very", b"1")),  # looked at closely, and then it gets its Vary
+        start([b"a", b"b"]),
+        start(("a", "b")),
+        start((b"a",)),
+        {"type": "http.response.start", "status": 200},
+        {"type": "http.response.start", "status": 200, "headers": ((b"a", b"b"),)},
+        UserDict(start()),
+    ],
+    ids=repr,
+)
+def test_what_is_not_plain_is_left_to_the_careful_way(
+    manager: Manager, session: Session, message: Any
+) -> None:
+    before = repr(message)
+    assert close_plain(session, message, VARY) is None
+    assert repr(message) == before and manager.new(session.id)["n"] == 2  # it is committed all the same
+
+
+@pytest.mark.parametrize("end", ["begin", "rotate", "destroy"])
+def test_a_response_that_hands_out_or_takes_back_an_id_is_not_plain(
+    manager: Manager, session: Session, end: str
+) -> None:
+    if end == "begin":
+        session = manager.new()
+        session["n"] = 1
+    elif end == "rotate":
+        session.regenerate_id()
+    else:
+        session.destroy()
+    assert close_plain(session, start(), VARY) is None
+
+
+def test_without_a_vary_nothing_is_plain(session: Session) -> None:
+    assert close_plain(session, start(), None) is None
+
+
+def test_a_commit_that_fails_raises_and_the_session_stays_open(session: Session) -> None:
+    session["n"] = [object()]
+    with pytest.raises(NotSerializable):
+        close_plain(session, start(), VARY)
+    session["n"] = 3
+
+
+def test_only_a_session_can_be_closed() -> None:
+    for other in (None, {}):
+        with pytest.raises(TypeError):
+            close_plain(other, start(), VARY)  # type: ignore[arg-type]
