@@ -28,6 +28,7 @@ __all__ = [
     "RedisServer",
     "SentinelSetup",
     "eventually",
+    "free_port",
     "make_certificate",
     "slot_of",
 ]

@@ -12,6 +12,7 @@ Errors of all methods:
 """
 
 import asyncio
+import itertools
 import threading
 import time
 from binascii import crc_hqx
@@ -35,8 +36,8 @@ Step: TypeAlias = tuple[Node, bytes, int, float] | float
 Plan: TypeAlias = Generator[Step, Any, list[Reply]]
 
 SLOTS = 16384  # of a cluster
-REDIRECTS = 5  # that one command follows
-PAUSE = 0.01  # seconds between two tries while a cluster moves the keys of one command
+HOPS = 3  # redirections that one command follows without a pause
+PAUSE = 0.01  # seconds between two tries while a cluster moves a key, or the keys of one command
 REFRESH = 0.1  # seconds between two looks at the slots of a cluster that may have changed
 ASKING = pack(b"ASKING")
 # Errors of commands that were certainly not executed, and may be sent again elsewhere or later.
@@ -246,9 +247,13 @@ class Client:
         commands = _split(packed)
         for index, reply in enumerate(replies):
             refused = reply
-            for _ in range(REDIRECTS):
+            for hop in itertools.count():
                 if not _elsewhere([refused]) or time.monotonic() >= deadline:
                     break
+                if hop and refused.code == "READONLY":
+                    break  # connected anew already: there is no other master yet
+                if hop >= HOPS:
+                    yield min(PAUSE, max(0.0, deadline - time.monotonic()))
                 node, asking = yield from self._after(node, refused, deadline)
                 data = ASKING + commands[index] if asking else commands[index]
                 outcome = yield node, data, 1 + asking, deadline

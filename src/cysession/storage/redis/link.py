@@ -136,7 +136,7 @@ class Link:
     )
 
     def __init__(self, timeout: float) -> None:
-        self.sock: Any = None
+        self.sock: Any = None  # first of all, for __del__
         self.generation = 0
         self.used = 0.0  # the deadline of its last use
         self._timeout = timeout
@@ -184,7 +184,10 @@ class Link:
 
         fresh: the deadline is a whole timeout away, which is what the socket is set to between calls.
         """
-        self._set_timeout(deadline, fresh)
+        try:
+            self._set_timeout(deadline, fresh)
+        except TimeoutError:
+            raise Lost("timeout", sent=False) from None
         try:
             self.sock.sendall(data)
             if len(data) > SMALL:
@@ -248,6 +251,10 @@ class Link:
         if self.sock is not None:
             with contextlib.suppress(OSError):
                 self.sock.close()
+
+    def __del__(self) -> None:
+        """Links that rest when the process ends, and those whose thread was killed at an odd moment."""
+        self.close()
 
 
 def left(deadline: float) -> float:

@@ -162,8 +162,10 @@ class Node:
         if breaker.failures:
             self._ask_breaker()
         mux = await self._amux(deadline)
+        if (left := deadline - time.monotonic()) <= 0.0:
+            raise Lost("timeout", sent=False)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with asyncio.timeout(left):
                 outcome = await mux.send_many(data, count)
         except TimeoutError:
             outcome = Lost("timeout")
