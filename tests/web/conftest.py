@@ -34,9 +34,11 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 def redis_storage(kind: type[RedisStorage], server: RedisServer) -> Storage:
-    """A storage on the emptied server, with a length like the others."""
+    """A storage on the emptied server, with a length like the others, and with patience for busy machines."""
     server.flush()
-    return type("Counted", (kind,), {"__len__": lambda self: server.command("DBSIZE")})(server.url)
+    return type("Counted", (kind,), {"__len__": lambda self: server.command("DBSIZE")})(
+        server.url, timeout=20
+    )
 
 
 @pytest.fixture(params=[*STORAGES, *(pytest.param(name, marks=pytest.mark.redis) for name in REDIS)])

@@ -7,10 +7,13 @@ An adapter joins the suite with an entry in `ADAPTERS`: (view, manager, options)
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import io
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -72,6 +75,10 @@ class Reply:
         """The id that the only Set-Cookie of this reply hands out, without the time of issue behind its dot."""
         (line,) = self.cookies
         return line.partition(b"=")[2].partition(b";")[0].partition(b".")[0].decode()
+
+
+HEADERS_LEAVE: list[Callable[[list[Header]], object]] = []
+"""Called by the drivers with the headers at the moment when an adapter hands them to the server."""
 
 
 class Site(Protocol):
@@ -205,6 +212,8 @@ class DjangoSite:
 
     def __post_init__(self) -> None:
         self.settings = django_settings(self.manager, self.options)
+        self.lock = threading.Lock()
+        self.serves = 0
         with override_settings(**self.settings):
             try:
                 self.app = self.handler()
@@ -216,6 +225,22 @@ class DjangoSite:
 
     def send(self, headers: Iterable[Header], method: str) -> Reply:
         return call_wsgi(self.app, headers, method=method, **{"tests.view": self.respond})
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Settings are global: the first of several requests at once sets them, the last takes them back."""
+        with self.lock:
+            if not self.serves:
+                self.override = override_settings(**self.settings)
+                self.override.enable()
+            self.serves += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.serves -= 1
+                if not self.serves:
+                    self.override.disable()
 
     def respond(self, request: Any) -> Any:
         answer = self.view(request.session.cysession) or Answer()
@@ -238,7 +263,7 @@ class DjangoSite:
 
         got_request_exception.connect(note)
         try:
-            with override_settings(**self.settings):
+            with self.serving():
                 reply = self.send(headers, method)
         finally:
             got_request_exception.disconnect(note)
@@ -273,8 +298,10 @@ class AsyncDjangoSite(DjangoSite):
             await self.app(scope, once, send)
 
         # A view that sends a request to another site blocks the thread in which Django runs such views.
+        context = contextvars.copy_context()
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(lambda: asyncio.run(call(app, headers, method=method))).result()
+            run = thread.submit(context.run, lambda: asyncio.run(call(app, headers, method=method)))
+            return run.result()
 
 
 def django_settings(manager: Manager, options: dict[str, Any]) -> dict[str, Any]:
@@ -340,6 +367,9 @@ async def call(app: Any, headers: Iterable[Header] = (), *, method: str = "GET",
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            for note in HEADERS_LEAVE:
+                note(list(message["headers"]))
         sent.append(message)
 
     await app(http_scope(headers, method, path=path, raw_path=path.encode()), receive, send)
@@ -401,6 +431,8 @@ def call_wsgi(app: Any, headers: Iterable[Header] = (), *, method: str = "GET", 
             if sent:
                 raise exc_info[1]
         started[:] = [(status, headers)]
+        for note in HEADERS_LEAVE:
+            note([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
         return sent.append
 
     body = app(environ_of(headers, method, **environ), start_response)
