@@ -20,13 +20,20 @@ from cysession.errors import CorruptRecord
 from cysession.storage.file.directory import Directory
 from cysession.storage.file.records import Files
 from cysession.storage.file.seal import Sealer
+from cysession.storage.redis.hash import Hashes
+from cysession.storage.redis.records import Blobs, Tokens
+from cysession.storage.redis.records import Place as RedisPlace
 
 __all__ = ["TARGETS", "run", "seeds"]
 
 KEY = "ab" * 32
 PLACE = Place(KEY)
 SEALER = Sealer([b"k" * 32, b"an older key of more than 32 bytes"])
+REDIS = RedisPlace(b"cysession:", KEY, Blobs.load)
+FRONT = 8 + Tokens.SIZE  # before the record: the last use and the tokens
+HEAD = FRONT + codec.HEADER_SIZE
 _TAIL = struct.Struct("<II")
+_SUM = struct.Struct("<IQ")
 
 
 class Reader:
@@ -48,11 +55,11 @@ class Reader:
 _plain, _sealing = Reader(None), Reader(SEALER)
 
 
-def forged(data: bytes, name: bytes = b"") -> bytes:
+def forged(data: bytes, name: bytes = b"", seed: int = 0) -> bytes:
     """The same flags, times and payload, in a frame that is whole."""
     head = b"CySR\x01" + data[5 : codec.HEAD_SIZE].ljust(codec.HEAD_SIZE - 5, b"\1")
     payload = data[codec.HEADER_SIZE :]
-    return head + _TAIL.pack(len(payload), crc32(payload, crc32(head, crc32(name)))) + payload
+    return head + _TAIL.pack(len(payload), crc32(payload, crc32(head, crc32(name, seed)))) + payload
 
 
 def _again(record: Record) -> None:
@@ -81,6 +88,38 @@ def file(data: bytes) -> None:
     _again(stored.record)
 
 
+def redis_string(data: bytes) -> None:
+    """The last use, the tokens, and a record bound to them."""
+    front = data[:FRONT].ljust(FRONT, b"\1")
+    _again(Blobs().decode(REDIS, front + forged(data[FRONT:], front[8:], REDIS.seed)).record)
+
+
+def redis_hash(data: bytes) -> None:
+    """A head, and fields with their checksums put right."""
+    front = data[:FRONT].ljust(FRONT, b"\1")
+    header = data[FRONT:HEAD].ljust(codec.HEADER_SIZE, b"\1")
+    fields = {key: _with_crc(key, value) for key, value in _pairs(data[HEAD:])}
+    total = sum(crc32(value[4:], crc32(key, REDIS.seed)) for key, value in fields.items())
+    fields[b""] = front + forged(header + _SUM.pack(len(fields), total), front[8:], REDIS.seed)
+    flat = [part for pair in fields.items() for part in pair]
+    for reply in fields, flat:  # by protocol version
+        _again(Hashes().decode(REDIS, reply).record)
+
+
+def _pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each a byte for the key's length, one for the value's, the key and the value."""
+    at = 0
+    while at + 2 <= len(data):
+        key_end = at + 2 + data[at]
+        end = key_end + data[at + 1]
+        yield data[at + 2 : key_end], data[key_end:end]
+        at = end
+
+
+def _with_crc(key: bytes, value: bytes) -> bytes:
+    return crc32(value, crc32(key, REDIS.seed)).to_bytes(4, "little") + value
+
+
 def sealed_file(data: bytes) -> None:
     """As it is: nobody without a key gets past the seal."""
     stored = _sealing.decode(forged(data, PLACE.key))
@@ -102,6 +141,8 @@ TARGETS: tuple[Callable[[bytes], None], ...] = (
     file,
     sealed_file,
     sealed_by_a_key,
+    redis_string,
+    redis_hash,
 )
 
 
@@ -146,6 +187,16 @@ def _seal(record: Record) -> bytes:
     )
 
 
+def _hash(record: Record) -> bytes:
+    stored = Hashes().build(REDIS, record, Tokens.NONE, 5, 7)
+    fields = stored.raw.fields  # type: ignore[attr-defined]
+    pairs = [(key, value[4:]) for key, value in zip(fields[::2], fields[1::2], strict=True)]
+    short = [
+        bytes([len(key), len(value)]) + key + value for key, value in pairs if max(len(key), len(value)) < 256
+    ]
+    return stored.head[:HEAD] + b"".join(short)
+
+
 _sealed_by_us = {codec.encode(record, idle=record.ttl or 5) for record in _RECORDS}
 
 
@@ -158,6 +209,8 @@ def seeds() -> Iterator[bytes]:
         yield b"\3" + codec.encode(record, bound_to=PLACE.key)
         yield b"\4" + _seal(record)
         yield b"\5" + codec.encode(record)
+        yield b"\6" + Blobs().build(REDIS, record, Tokens.NONE, 5, 7).head
+        yield b"\7" + _hash(record)
     alias = codec.frame(_RECORDS[0], b"cd" * 32, flags=codec.FLAG_ALIAS, bound_to=PLACE.key)
     yield b"\3" + alias
     yield b"\3" + codec.encode(_RECORDS[0], flags=codec.FLAG_INDEX, bound_to=PLACE.key)
