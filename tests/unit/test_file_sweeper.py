@@ -189,6 +189,18 @@ def test_a_full_disk_does_not_fail_a_read_that_has_a_longer_ttl_to_note(
     assert sweep_elsewhere(storage, clock.now + 200) == 0
 
 
+def test_a_stuck_writer_does_not_fail_a_read_that_has_a_longer_ttl_to_note(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "s", durability="none", sweep_every=0, lock_timeout=0.05)
+    put(storage, "a")
+    stripe = int(storage_key("a")[-2:], 16) % 64
+    held = os.open(tmp_path / "s" / ".cysession" / f"{stripe:02x}", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert storage.load_record("a", 10 * TTL) is not None
+    os.close(held)
+    assert storage.load_record("a", 10 * TTL) is not None
+    storage.close()
+
+
 def test_G13_junk_under_a_records_name_goes_however_short(storage: FileStorage) -> None:
     for n, junk in enumerate((b"", b"x", b"1234567", bytes(500), codec.MAGIC, codec.MAGIC + bytes(100))):
         put(storage, f"id{n}")

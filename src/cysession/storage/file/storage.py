@@ -166,11 +166,11 @@ class FileStorage(Storage):
         """Write into the file that it is in use with a longer idle ttl than it says. False: it stays as it is.
 
         Nothing else tells the clean-up of another process, which may know only shorter ones. Happens once for
-        every session that is used by managers of different ttl. A full disk does not fail the read.
+        every session that is used by managers of different ttl. If it cannot be written, the read goes on without.
         """
         if self._flushes and not may_wait:
             raise _MayWait
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StorageUnavailable):
             self._own(place, may_wait)
             try:
                 stored = self._files.look(place)
