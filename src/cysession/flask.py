@@ -31,13 +31,13 @@ A body that is generated while it is sent (`stream_with_context`) can read the s
 it: a write raises SessionClosed instead of getting lost.
 """
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from contextlib import suppress
 from datetime import timedelta
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, Unpack, cast
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request
 from flask.sessions import SessionInterface as FlaskInterface
 from flask.sessions import SessionMixin
 from markupsafe import Markup
@@ -251,7 +251,8 @@ class SessionInterface(FlaskInterface):
             if session._in_transaction or refusal(error) is None:
                 raise  # a bug of the app, or a test's own session
             if response.status_code < 500:
-                _replace(response, app.make_response(app.handle_user_exception(error)))
+                handler = _handler_of(app, error)
+                _replace(response, app.make_response(app.ensure_sync(handler)(error)))
             return
         if core.accessed:
             policy = self._policy_for(app, core)
@@ -356,6 +357,16 @@ def _answer(error: Exception) -> Response:
     answer.note(error)
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
     return Response(answer.body, answer.status, headers)
+
+
+def _handler_of(app: Flask, error: Exception) -> Callable[[Any], Any]:
+    """What the app, or the blueprint of the request, has registered for this error: at least `_answer`."""
+    for name in (*request.blueprints, None):
+        handlers = app.error_handler_spec[name][None]
+        for kind in type(error).__mro__:
+            if kind in handlers:
+                return handlers[kind]
+    return _answer
 
 
 def _replace(response: Response, other: Response) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask import (
+    Blueprint,
     Flask,
     Response,
     flash,
@@ -470,6 +471,26 @@ def test_R20_the_app_may_have_its_own_page_for_a_failed_storage(moment: str) -> 
     assert (reply.status, reply.body, reply.cookies) == (503, b"own page: StorageUnavailable", [])
     assert reply.all(b"retry-after") == [b"60"]
     assert int(reply.all(b"content-length")[0]) == len(reply.body)
+
+
+def test_R20_a_blueprint_may_have_a_page_of_its_own() -> None:
+    site = Site(DirectStorage())
+    shop = Blueprint("shop", __name__)
+
+    @shop.errorhandler(Exception)
+    def _page(error: Exception) -> Any:
+        return f"the blueprint's: {type(error).__name__}", 503
+
+    @shop.get("/shop")
+    def _view() -> str:
+        session["n"] = 1
+        break_storage(site)
+        return "stored, says the app"
+
+    site.app.register_blueprint(shop)
+    site.install()
+    reply = call_wsgi(site.app, PATH_INFO="/shop")
+    assert (reply.status, reply.body) == (503, b"the blueprint's: StorageUnavailable")
 
 
 def test_a_handler_registered_before_the_extension_stays() -> None:
