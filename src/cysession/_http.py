@@ -87,7 +87,7 @@ class HttpPolicy:
 
     __slots__ = (
         *("_clock", "_cookie", "_key", "_make_cookie", "_new", "_refresh_after", "_sends", "_variable"),
-        *("_vary", "_vary_text", "carrier", "manager", "name", "plain_vary", "refreshes"),
+        *("_vary", "_vary_text", "carrier", "manager", "name", "plain_vary", "refreshes", "varies_on"),
     )
 
     def __init__(
@@ -176,7 +176,8 @@ class HttpPolicy:
 
     def _name_for_gateways(self) -> None:
         self._variable = "HTTP_" + self.carrier.decode("ascii").upper().replace("-", "_")
-        self._vary_text = ("vary", self._vary[1].decode("ascii"))
+        self.varies_on = self._vary[1].decode("ascii")
+        self._vary_text = ("vary", self.varies_on)
 
     # -- the request: which session? --
 
@@ -292,12 +293,14 @@ class HttpPolicy:
             return False
 
     def _is_due(self, session: "Session", carried: bytes | None) -> bool:
-        if not self.refreshes or carried is None or self._is_fresh(carried) or session.cookie_state != "keep":
-            return False
-        if not session.accessed or session.is_new:
+        if not self.refreshes or carried is None:
             return False
         now = self._now()
         stamp = presented_stamp(carried, self._key)
+        if type(stamp) is int and not self._is_old(stamp, now):  # as nearly always
+            return False
+        if session.cookie_state != "keep" or not session.accessed or session.is_new:
+            return False
         if stamp is not False:  # the only cookie of this name, so it is the one that named the session
             return stamp is not None and self._is_old(stamp, now)
         own = session.id.encode("ascii")
@@ -308,18 +311,6 @@ class HttpPolicy:
     def _is_old(self, stamp: int, now: int) -> bool:
         """No stamp (-1): it was not persistent when it was issued. One from the future: a clock was put right."""
         return not (0 <= stamp <= now < stamp + self._refresh_after)
-
-    def _is_fresh(self, carried: bytes) -> bool:
-        """Whether the only cookie of the name was issued a short while ago, whatever id it has: nearly always."""
-        if carried.count(self._key) != 1:
-            return False
-        stamp = carried.partition(self._key)[2].partition(b";")[0].rpartition(b".")[2]
-        return stamp.isdigit() and len(stamp) <= 12 and 0 <= self._now() - int(stamp) < self._refresh_after
-
-    @property
-    def varies_on(self) -> str:
-        """The name that Vary gives to what carries the id."""
-        return self._vary_text[1]
 
     def _now(self) -> int:
         return max(0, int(time.time() if self._clock is None else self._clock()))

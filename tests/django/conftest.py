@@ -14,9 +14,17 @@ set_up()
 
 from django.test.utils import override_settings  # noqa: E402
 
-from cysession import FileStorage, Manager, MemoryStorage, Storage  # noqa: E402
+from cysession import (  # noqa: E402
+    FileStorage,
+    Manager,
+    MemoryStorage,
+    RedisHashStorage,
+    RedisStorage,
+    Storage,
+)
 from cysession.django import SessionStore  # noqa: E402
 from cysession.testing import FakeClock  # noqa: E402
+from tests.redis.servers import RedisServer  # noqa: E402
 from tests.web.storages import DictStorage, WaitingStorage  # noqa: E402
 
 STORAGES: dict[str, Callable[[Path], Storage]] = {
@@ -41,10 +49,27 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=STORAGES)
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as started:
+        yield started
+
+
+@pytest.fixture(
+    params=[
+        *STORAGES,
+        *(pytest.param(kind, marks=pytest.mark.redis) for kind in (RedisStorage, RedisHashStorage)),
+    ]
+)
 def manager(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Manager]:
     """The manager of the site; time stands still unless the test turns `clock`."""
-    with Manager(1_209_600, STORAGES[request.param](tmp_path), clock=clock) as made:
+    if isinstance(request.param, str):
+        storage = STORAGES[request.param](tmp_path)
+    else:
+        server = request.getfixturevalue("redis_server")
+        server.flush()
+        storage = request.param(server.url)
+    with Manager(1_209_600, storage, clock=clock) as made:
         with override_settings(CYSESSION={"MANAGER": made}):
             yield made
 

@@ -81,18 +81,18 @@ def test_an_override_ends_and_the_sessions_of_before_are_there() -> None:
 )
 def test_a_wrong_setting_says_which_and_why(options: Any, complaint: str) -> None:
     with override_settings(CYSESSION=options), pytest.raises(ImproperlyConfigured, match=complaint):
-        SessionStore()
+        SessionStore().create()
 
 
 @pytest.mark.parametrize("age", [0, -5, "long"])
 def test_a_cookie_age_that_is_no_time(age: Any) -> None:
     with override_settings(CYSESSION={"STORAGE": "memory://"}, SESSION_COOKIE_AGE=age):
         with pytest.raises(ImproperlyConfigured, match="SESSION_COOKIE_AGE"):
-            SessionStore()
+            SessionStore().create()
 
 
 def test_S21_no_password_of_a_url_in_the_complaint() -> None:
     with override_settings(CYSESSION={"STORAGE": "sql://user:hunter2@host/db"}):
         with pytest.raises(ImproperlyConfigured) as caught:
-            SessionStore()
+            SessionStore().create()
     assert "hunter2" not in str(caught.value)

@@ -62,7 +62,11 @@ class SessionMiddleware(DjangoSessionMiddleware):  # type: ignore[misc]  # Djang
             return _answer(error)
         response = self.get_response(request)
         store = request.session
-        if not self._concerns(store, response):
+        if type(response) is _Answer or not isinstance(store, SessionStore):
+            return response
+        if self._every and store.session_key is not None:
+            store.keys()  # SESSION_SAVE_EVERY_REQUEST: that is a use, too
+        if not (store.accessed or store.in_use):
             return response
         try:
             if response.status_code >= 500:
@@ -85,7 +89,11 @@ class SessionMiddleware(DjangoSessionMiddleware):  # type: ignore[misc]  # Djang
         request.session = self.SessionStore.of(core)
         response = await self.get_response(request)
         store = request.session
-        if not self._concerns(store, response):
+        if type(response) is _Answer or not isinstance(store, SessionStore):
+            return response
+        if self._every and store.session_key is not None:
+            store.keys()  # SESSION_SAVE_EVERY_REQUEST: that is a use, too
+        if not (store.accessed or store.in_use):
             return response
         try:
             if response.status_code >= 500:
@@ -103,14 +111,6 @@ class SessionMiddleware(DjangoSessionMiddleware):  # type: ignore[misc]  # Djang
         if isinstance(error, UpdateError):
             error = SessionGone()
         return None if refusal(error) is None else _answer(error)
-
-    def _concerns(self, store: object, response: HttpResponse) -> bool:
-        """Whether there is anything to do for this response."""
-        if not isinstance(store, SessionStore) or type(response) is _Answer:
-            return False
-        if self._every and store.session_key is not None:
-            store.keys()  # SESSION_SAVE_EVERY_REQUEST: that is a use, too
-        return store.in_use
 
     def _policy_of(self, core: Session) -> HttpPolicy:
         """The policy for a session whose own expiry gives its cookie another life than SESSION_COOKIE_AGE."""

@@ -23,7 +23,7 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import NotSerializable, Session, SessionGone
+from .. import Manager, NotSerializable, Session, SessionGone
 from ..ids import well_formed
 from .conf import get_manager, option
 
@@ -38,13 +38,13 @@ INTERRUPTED: Final = (
     "The request's session was deleted before its key could be renewed. The user may have logged out in a "
     "concurrent request, for example."
 )
-_ABSENT: Final = object()
 
 
 class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
     """The session of one request, and what `client.session` of the test client is."""
 
     _session_cache: dict[str, Any]
+    _key: str | None = None
     _core: Session | None = None  # the compiled session; None: nothing was read yet
     _seen: dict[str, Any] | None = None  # what _session_cache held when _core was last in step with it
     _modified = False
@@ -53,15 +53,20 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
 
     def __init__(self, session_key: str | None = None) -> None:
         # Without SessionBase.__init__: it imports a serializer, which nobody needs, on every request.
-        if session_key and "." in session_key:
-            session_key = _without_stamp(session_key)
-        self._key = session_key if self._validate_session_key(session_key) else None
-        self._manager = get_manager()
+        if session_key is not None:
+            if "." in session_key:
+                session_key = _without_stamp(session_key)
+            self._key = session_key if self._validate_session_key(session_key) else None
+
+    @property
+    def _manager(self) -> Manager:
+        return get_manager()
 
     @classmethod
     def of(cls, session: Session) -> "SessionStore":
         """The store of a session that is not started yet, or that was started to choose it."""
-        store = cls(session.presented)
+        store = cls()
+        store._key = session.presented  # the session itself drops what is no id
         store._core = session
         return store
 
@@ -107,7 +112,7 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
     def __setitem__(self, key: str, value: Any) -> None:
         if type(key) is not str:
             key = _plain_key(key)
-        self._session[key] = value
+        self._get_session()[key] = value
         self._modified = True
 
     async def aset(self, key: str, value: Any) -> None:
@@ -166,6 +171,9 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
         return datetime.fromtimestamp(clock(), UTC if settings.USE_TZ else None)
 
     # ---- reading -------------------------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._get_session().get(key, default)
 
     def _get_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
@@ -299,21 +307,20 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
 
         Raises SessionGone where save() raises UpdateError. Nothing is stored for a new session without data.
         """
-        core = self._bound()
-        if self._modified or core.is_dirty:
-            core.load()
-            if self._has_changes(core):
-                self._commit(core)
-        core.save()
+        core = self._core or self._bound()
+        if (self._modified or core.is_dirty) and self._has_changes(core):
+            self._commit(core)
+        else:
+            core.save()
         return self._left(core)
 
     async def acommit(self) -> Session:
-        core = self._bound()
-        if self._modified or core.is_dirty:
-            await core.aload()
-            if self._has_changes(core):
-                await self._acommit(core)
-        await core.asave()
+        core = self._core or self._bound()
+        await core.aload()
+        if (self._modified or core.is_dirty) and self._has_changes(core):
+            await self._acommit(core)
+        else:
+            await core.asave()
         return self._left(core)
 
     def abandon(self) -> Session:
@@ -362,32 +369,30 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
 
     def _commit(self, core: Session) -> bool:
         """Whether anything was written."""
-        for attempt in ("as it is", "as JSON has it"):
-            try:
-                if not self._stage(core):
-                    core.destroy()
-                    return True
-                changed = core.is_dirty
-                core.save()
-                return changed
-            except NotSerializable:
-                if attempt == "as JSON has it" or not self._simplify():
-                    raise
-        raise AssertionError
+        try:
+            if not self._stage(core):
+                core.destroy()
+                return True
+            changed = core.is_dirty
+            core.save()
+            return changed
+        except NotSerializable:
+            if not self._simplify():
+                raise
+        return self._commit(core)
 
     async def _acommit(self, core: Session) -> bool:
-        for attempt in ("as it is", "as JSON has it"):
-            try:
-                if not self._stage(core):
-                    await core.adestroy()
-                    return True
-                changed = core.is_dirty
-                await core.asave()
-                return changed
-            except NotSerializable:
-                if attempt == "as JSON has it" or not self._simplify():
-                    raise
-        raise AssertionError
+        try:
+            if not self._stage(core):
+                await core.adestroy()
+                return True
+            changed = core.is_dirty
+            await core.asave()
+            return changed
+        except NotSerializable:
+            if not self._simplify():
+                raise
+        return await self._acommit(core)
 
     def _stage(self, core: Session) -> bool:
         """Hand the changes of the dict over to `core`, which notices those in place itself. False: its time is up."""
@@ -398,13 +403,10 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             for key, value in data.items():
                 core.set(key, value)
         else:
-            known = len(seen)
             for key, value in data.items():
-                before = seen.get(key, _ABSENT)
-                if before is not value:
+                if key not in seen or seen[key] is not value:
                     core.set(key, value)
-                    known += before is _ABSENT
-            if known != len(data):
+            if not seen.keys() <= data.keys():
                 core.remove(*(seen.keys() - data.keys()))
         if not data:
             if EMPTY not in core:
