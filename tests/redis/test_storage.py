@@ -45,7 +45,7 @@ def new_storage(server: RedisServer, kind: type[RedisStorage]) -> Iterator[Open]
     made: list[RedisStorage] = []
 
     def make(**options: Any) -> RedisStorage:
-        made.append(kind(server.url, **options))
+        made.append(kind(server.url, timeout=5.0, **options))
         made[-1]._every = 3600.0  # uses are written when a test says so
         return made[-1]
 
@@ -243,7 +243,7 @@ def test_noting_a_user_is_one_request_more(storage: RedisStorage, manager: Manag
 
 
 def test_hashes_send_only_what_changes(server: RedisServer) -> None:
-    storage = RedisHashStorage(server.url)
+    storage = RedisHashStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, small=1, large="x" * 50_000)
     with manager.new(session_id) as session:
@@ -699,7 +699,7 @@ def test_a_rotation_executed_twice_makes_no_second_session(storage: RedisStorage
 )
 def test_foreign_bytes_are_a_missing_session(server: RedisServer, raw: bytes) -> None:
     """V6, R13: and no exception for the user."""
-    storage = RedisStorage(server.url)
+    storage = RedisStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, user="anna")
     session = manager.new(session_id)
@@ -733,7 +733,7 @@ def test_a_key_of_another_type_is_a_missing_session(
 
 def test_no_flipped_bit_gives_other_data(server: RedisServer) -> None:
     """R13: every single byte; what may change is the note of the last use, which is not data."""
-    storage = RedisStorage(server.url)
+    storage = RedisStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, user="anna")
     key = key_of(storage, session_id)
@@ -751,7 +751,7 @@ def test_no_flipped_bit_gives_other_data(server: RedisServer) -> None:
 
 def test_no_part_of_a_hash_is_taken_for_the_whole(server: RedisServer) -> None:
     """R43: each field missing, damaged, left over from before, or another one's."""
-    storage = RedisHashStorage(server.url)
+    storage = RedisHashStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, user="anna", page=1, cart=["apple"])
     key = key_of(storage, session_id)
@@ -966,3 +966,22 @@ def test_the_index_names_no_user_and_no_id(server: RedisServer, manager: Manager
     assert b"anna" not in names
     index = next(key for key in server.ok("KEYS", "*") if b"user:" in key)
     assert session.id.encode() not in b"".join(server.ok("ZRANGE", index, 0, -1))
+
+
+# ---- counting ------------------------------------------------------------------------------------------
+
+
+def test_only_live_sessions_of_the_prefix_are_counted(
+    server: RedisServer, manager: Manager, new_storage: Open
+) -> None:
+    odd = Manager(1000, new_storage(prefix="a*[b]?\\"))
+    for number in range(3):
+        stored(odd, number=number)
+    session = manager.new()
+    session.bind("anna")
+    session.save()
+    session.regenerate_id(delete_old=False)
+    server.ok("SET", "cysession:" + "x" * 64, "foreign")
+    server.ok("SET", "other:" + "x" * 64, "foreign")
+    assert len(manager.storage) == 1  # type: ignore[arg-type]
+    assert len(odd.storage) == 3  # type: ignore[arg-type]

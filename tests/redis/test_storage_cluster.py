@@ -14,7 +14,7 @@ KINDS = {"string": RedisStorage, "hash": RedisHashStorage}
 
 @pytest.fixture(params=KINDS)
 def manager(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Manager]:
-    with Manager(1000, KINDS[request.param](cluster.url)) as made:
+    with Manager(1000, KINDS[request.param](cluster.url, timeout=5.0)) as made:
         yield made
 
 
@@ -31,6 +31,7 @@ def test_sessions_spread_over_the_nodes(manager: Manager, cluster: Cluster) -> N
         ids.append(session.id)
     assert nodes_in_use(cluster) == 3
     assert [manager.new(session_id)["number"] for session_id in ids] == list(range(60))
+    assert len(manager.storage) == 60  # type: ignore[arg-type]
 
 
 def test_a_whole_life_across_slots(manager: Manager, cluster: Cluster) -> None:
@@ -64,7 +65,7 @@ def test_uses_of_many_slots_are_written_together(manager: Manager, cluster: Clus
     keys = [(node, key) for node in cluster.nodes for key in node.ok("KEYS", "*")]
     for node, key in keys:
         node.ok("PEXPIRE", key, 500_000)
-    with Manager(1000, type(manager.storage)(cluster.url)) as other:  # type: ignore[call-arg]
+    with Manager(1000, type(manager.storage)(cluster.url, timeout=5.0)) as other:  # type: ignore[call-arg]
         for session_id in ids:
             other.new(session_id).load()
     assert all(node.ok("PTTL", key) > 900_000 for node, key in keys)

@@ -116,7 +116,7 @@ def test_a_kill_between_any_two_requests_leaves_one_whole_session_or_none(
 
 
 def made(server: RedisServer, kind: type[RedisStorage]) -> str:
-    manager = Manager(1000, kind(server.url))
+    manager = Manager(1000, kind(server.url, timeout=5.0))
     with manager.new() as session:
         session.set_map(BEFORE)
     manager.close()
@@ -131,7 +131,7 @@ def killed_at(
     session_id: str,
     operate: Callable[[Session], None],
 ) -> None:
-    storage = kind(server.url)
+    storage = kind(server.url, timeout=5.0)
     session = Manager(1000, storage).new(session_id)
     session.load()
     tap = tapped(storage)
@@ -150,7 +150,7 @@ def killed_at(
 def check(server: RedisServer, kind: type[RedisStorage], session_id: str, allowed: tuple[Data, ...]) -> None:
     keys = server.ok("KEYS", "*")
     assert all(0 < server.ok("PTTL", key) <= 2_200_000 for key in keys)
-    manager = Manager(1000, kind(server.url))
+    manager = Manager(1000, kind(server.url, timeout=5.0))
     session = manager.new(session_id)
     data = session.get_map()
     found: Data = None if session.is_new else data
@@ -171,7 +171,7 @@ def test_a_kill_before_uses_were_written_loses_no_session(
     session_id = made(server, kind)
 
     def child() -> None:
-        storage = kind(server.url)
+        storage = kind(server.url, timeout=5.0)
         assert Manager(1000, storage).new(session_id)["user"] == "anna"
         assert storage.stats()["touches_waiting"] == 1
         os.kill(os.getpid(), signal.SIGKILL)
@@ -187,7 +187,7 @@ def test_uses_are_written_at_the_end_of_the_process(server: RedisServer, kind: t
     server.ok("PEXPIRE", key, 500_000)
     code = f"""
 from cysession import Manager, {kind.__name__}
-storage = {kind.__name__}({server.url!r})
+storage = {kind.__name__}({server.url!r}, timeout=5.0)
 storage._every = 3600.0
 assert Manager(1000, storage).new({session_id!r})["user"] == "anna"
 """
@@ -202,7 +202,7 @@ def test_eight_processes_with_two_hundred_keys_each_make_sixteen_hundred(
     session_id = made(server, kind)
 
     def child(number: int) -> None:
-        manager = Manager(1000, kind(server.url), max_bytes=0)
+        manager = Manager(1000, kind(server.url, timeout=5.0), max_bytes=0)
         for key in range(200):
             with manager.new(session_id) as session:
                 session[f"{number}-{key}"] = key
@@ -217,7 +217,7 @@ def test_eight_processes_with_two_hundred_keys_each_make_sixteen_hundred(
     for process in children:
         process.join(100)
     assert [process.exitcode for process in children] == [0] * 8
-    manager = Manager(1000, kind(server.url), max_bytes=0)
+    manager = Manager(1000, kind(server.url, timeout=5.0), max_bytes=0)
     found = manager.new(session_id).get_map()
     assert {key: value for key, value in found.items() if key not in BEFORE} == {
         f"{number}-{key}": key for number in range(8) for key in range(200)

@@ -24,7 +24,6 @@ from cysession.errors import CorruptRecord, NotSerializable
 
 from . import scripts
 from .records import (
-    FLAGS,
     HEAD,
     KIND,
     RECORD,
@@ -36,6 +35,7 @@ from .records import (
     Request,
     Stored,
     birth_of,
+    command,
     key_in,
     kind_of,
     script,
@@ -147,15 +147,11 @@ class Hashes:
     def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
         return script(scripts.HASH_REMOVE, place.key, birth_of(birth), b"1" if alias else b"")
 
-    def is_alias(self, reply: object) -> bool:
-        head = _fields(reply).get(b"", b"")
-        return len(head) > FLAGS and head[FLAGS] == codec.FLAG_ALIAS
+    def glance(self, place: Place) -> Request:
+        return command(place.key, b"HGET", place.key, b"")
 
-    def head(self, reply: object) -> tuple[codec.Header, int]:
-        head = _fields(reply).get(b"", b"")
-        if len(head) < HEAD:
-            raise CorruptRecord("shorter than a session")
-        return codec.peek(head[RECORD:]), USED.unpack_from(head)[0]
+    def head_in(self, reply: object) -> bytes:
+        return _fields(reply).get(b"", b"")
 
 
 class RedisHashStorage(RedisStorage):

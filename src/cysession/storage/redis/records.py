@@ -44,7 +44,9 @@ __all__ = [
     "Stored",
     "Tokens",
     "command",
+    "is_alias",
     "new_token",
+    "read_head",
     "script",
 ]
 
@@ -213,11 +215,11 @@ class Layout(Protocol):
     def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
         """Answers 0 if there is nothing (of that birth), else the record's head; an alias stays unless `alias`."""
 
-    def is_alias(self, reply: object) -> bool:
-        """Whether `remove` answered with an alias, whole, and left it."""
+    def glance(self, place: Place) -> Request:
+        """Answers the head alone, or nothing."""
 
-    def head(self, reply: object) -> tuple[codec.Header, int]:
-        """Header and last use of what `remove` answered. Raises CorruptRecord."""
+    def head_in(self, reply: object) -> bytes:
+        """The head in what `remove` answered."""
 
 
 # ---- one string a session ------------------------------------------------------------------------------
@@ -283,13 +285,22 @@ class Blobs:
     def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
         return script(scripts.REMOVE, place.key, birth_of(birth), b"1" if alias else b"")
 
-    def is_alias(self, reply: object) -> bool:
-        return type(reply) is bytes and len(reply) > FLAGS and reply[FLAGS] == codec.FLAG_ALIAS
+    def glance(self, place: Place) -> Request:
+        return command(place.key, b"GETRANGE", place.key, b"0", b"%d" % (HEAD - 1))
 
-    def head(self, reply: object) -> tuple[codec.Header, int]:
-        if type(reply) is not bytes or len(reply) < HEAD:
-            raise CorruptRecord("shorter than a session")
-        return codec.peek(reply[RECORD:]), USED.unpack_from(reply)[0]
+    def head_in(self, reply: object) -> bytes:
+        return reply if type(reply) is bytes else b""
+
+
+def is_alias(head: bytes) -> bool:
+    return len(head) > FLAGS and head[FLAGS] == codec.FLAG_ALIAS
+
+
+def read_head(head: bytes) -> tuple[codec.Header, int]:
+    """The header and the last use. Raises CorruptRecord."""
+    if len(head) < HEAD:
+        raise CorruptRecord("shorter than a session")
+    return codec.peek(head[RECORD:]), USED.unpack_from(head)[0]
 
 
 def _digest(raw: bytes) -> bytes:

@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 import weakref
@@ -29,8 +30,10 @@ from cysession.storage.driver import Driver
 
 from . import scripts
 from .client import Client
+from .link import Lost
 from .records import (
     FOREIGN,
+    KEY_LENGTH,
     TOKEN,
     Blobs,
     Change,
@@ -40,11 +43,13 @@ from .records import (
     Stored,
     Tokens,
     command,
+    is_alias,
     new_token,
+    read_head,
     script,
 )
 from .touches import EVERY, MILLISECOND, Touch, Touches
-from .wire import ErrorReply, NoScript, WrongType
+from .wire import ErrorReply, NoScript, WrongType, explain, pack
 
 __all__ = ["RedisStorage"]
 
@@ -435,8 +440,9 @@ class RedisStorage(Storage):
             self._touches.drop(place)
             if not reply:
                 break
-            if not layout.is_alias(reply):
-                found = self._was_alive(reply)
+            head = layout.head_in(reply)
+            if not is_alias(head):
+                found = self._shows_life(head)
                 break
             sign = self._understand(place, reply)
             if sign is None or sign.alias is None or not self._alive(place, sign, 0):
@@ -449,15 +455,6 @@ class RedisStorage(Storage):
             yield layout.remove(place, birth, alias=True)
         self._let_go(session_id)
         return found
-
-    def _was_alive(self, reply: Any) -> bool:
-        """Whether what was removed was a session that lived, by its head."""
-        try:
-            header, used = self._layout.head(reply)
-        except CorruptRecord:
-            return False
-        now = self.now_ns()
-        return now < header.cap and (self.clock is None or not header.idle or now - used < header.idle)
 
     def rename_record(self, old_id: str, new_id: str, base: Record, ttl: int, grace: int) -> Record | None:
         return self._run(self._rename(old_id, new_id, base, ttl, grace))
@@ -705,6 +702,16 @@ class RedisStorage(Storage):
         idle = record.ttl or ttl or stored.idle
         return not idle or now - max(stored.used, place.noted, self._touches.last(place)) < idle
 
+    def _shows_life(self, head: bytes) -> bool:
+        """`_alive`, by the head alone; an alias does not."""
+        try:
+            header, used = read_head(head)
+        except CorruptRecord:
+            return False
+        now = self.now_ns()
+        fresh = self.clock is None or not header.idle or now - used < header.idle
+        return fresh and now < header.cap and not is_alias(head)
+
     def _life(self, stored: Stored, ttl: int, now: int, used: int | None = None) -> int:
         """Milliseconds that its key has to live from now on; 0 or less: none."""
         record, used = stored.record, now if used is None else used
@@ -807,6 +814,34 @@ class RedisStorage(Storage):
         return replies
 
     # ---- housekeeping ------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many sessions live, of all realms. Looks at every key of the server: for operators, not for requests."""
+        pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", self._prefix) + b"?" * KEY_LENGTH
+        self._ask(command(self._prefix, b"EXISTS", self._prefix))  # so that the nodes of a cluster are known
+        names: set[str] = set()
+        for node in self._client.nodes:
+            cursor = b"0"
+            while True:
+                scan = pack(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
+                try:
+                    (reply,) = node.exchange(scan, 1, time.monotonic() + self._client.timeout)
+                except Lost as lost:
+                    raise node.explain(lost) from None
+                if isinstance(reply, ErrorReply):
+                    raise explain(reply)
+                cursor, keys = reply
+                names.update(key[-KEY_LENGTH:].decode("ascii", "replace") for key in keys)
+                if cursor == b"0":
+                    break
+        return self._run(self._count(list(names)))
+
+    def _count(self, names: list[str]) -> Flow[int]:
+        live = 0
+        for start in range(0, len(names), AT_ONCE):
+            heads = yield [self._layout.glance(self._named(name)) for name in names[start : start + AT_ONCE]]
+            live += sum(type(head) is bytes and self._shows_life(head) for head in heads)
+        return live
 
     def stats(self) -> dict[str, int]:
         """Counters since this object was made.
