@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
-from tests.web.sites import call
+from tests.web.sites import call, call_wsgi
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +33,8 @@ def test_every_python_block_runs_and_its_app_answers(number: int) -> None:
         warnings.simplefilter("ignore")  # insecure=True says what it is
         exec(compile(PYTHON[number], f"README.md block {number}", "exec"), names)
     if "app" in names:
-        reply = asyncio.run(call(names["app"]))
+        app = names["app"]
+        reply = call_wsgi(app) if isinstance(app, Flask) else asyncio.run(call(app))
         assert reply.status == 200 and len(reply.cookies) == 1
 
 
