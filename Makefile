@@ -7,7 +7,7 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-.PHONY: help venv build demo test lint bench bench-guard sdist freethreaded sanitize fuzz clean
+.PHONY: help venv build demo test lint bench bench-guard sdist django freethreaded sanitize fuzz clean
 
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench         the benchmarks"
 	@echo "make bench-guard   has the code become slower? ratios and instruction counts against their bounds"
 	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"
+	@echo "make django        the Django tests on the newest Django, which wants Python 3.12"
 	@echo "make freethreaded  the core suites on CPython 3.13 without the GIL (built once, about 3 minutes)"
 	@echo "make sanitize      the core suites under AddressSanitizer and UBSan"
 	@echo "make fuzz          a minute of fuzzing of the decoder (ARGS=600: ten)"
@@ -42,6 +43,9 @@ bench-guard:
 
 sdist:
 	@ci/sdist.sh
+
+django:
+	@ci/django.sh $(ARGS)
 
 freethreaded:
 	@ci/freethreaded.sh $(ARGS)
