@@ -42,6 +42,8 @@ TextHeader = tuple[str, str]
 
 REFRESHES: Final = 10  # how often within its Max-Age a persistent cookie may be sent again
 
+_LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
+
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 # Headers with a meaning of their own, in a request or in a response.
 _TAKEN: Final = re.compile(
@@ -86,7 +88,17 @@ class HttpPolicy:
     """How session ids travel over HTTP: immutable, one for an adapter, shared by all its requests."""
 
     __slots__ = (
-        *("_clock", "_cookie", "_key", "_make_cookie", "_new", "_refresh_after", "_sends", "_variable"),
+        *(
+            "_clock",
+            "_cookie",
+            "_key",
+            "_make_cookie",
+            "_new",
+            "_refresh_after",
+            "_sends",
+            "_told",
+            "_variable",
+        ),
         *("_vary", "_vary_text", "carrier", "manager", "name", "plain_vary", "refreshes", "varies_on"),
     )
 
@@ -112,6 +124,7 @@ class HttpPolicy:
         self._make_cookie: Callable[..., SessionCookie]
         self._clock = manager.storage.clock
         self._refresh_after = 0.0
+        self._told = insecure or header is not None  # of plain http
         self.refreshes = False  # whether `renews` is worth asking
         if header is not None:
             chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure, httponly)
@@ -355,6 +368,19 @@ class HttpPolicy:
                 return _as_text(self._with_vary(_as_bytes(headers)))
         headers.append(self._vary_text)
         return headers
+
+    def handed_out(self, environ: Mapping[str, Any]) -> None:
+        """An id goes out in the answer to this WSGI request: if a browser will not keep it, say so once in the log."""
+        if self._told or environ["wsgi.url_scheme"] != "http":
+            return
+        host = environ.get("HTTP_HOST", "").rpartition(":")[0] or environ.get("HTTP_HOST", "")
+        if host in _LOOPBACK or environ.get("HTTP_X_FORWARDED_PROTO") == "https":
+            return  # to browsers this machine is as good as https
+        self._told = True
+        log.warning(
+            "a Secure cookie goes out over plain http, and browsers will not keep it: serve https, or pass "
+            "insecure=True in development (if a proxy does the https, nothing is wrong)"
+        )
 
     def _line(self, session_id: str) -> Header:
         """The header that hands an id out, or has the client forget it ("")."""

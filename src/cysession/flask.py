@@ -382,6 +382,7 @@ def _replace(response: Response, other: Response) -> None:
 
 def _dress(response: Response, policy: HttpPolicy, core: "Session", renew: bool) -> None:
     if policy.hands_out(core, renew):
+        policy.handed_out(request.environ)
         response.headers = type(response.headers)(policy.dress_text(core, response.headers, renew))
     else:
         _vary(response, policy)

@@ -46,15 +46,14 @@ class SessionMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         policy = self._policy
-        carried = policy.carried_in(environ)
         try:
-            session = policy.open(carried)
+            session = policy.open(policy.carried_in(environ))
         except Exception as error:
             if (answer := refusal(error)) is None:
                 raise
             return _answer(start_response, answer, error)
         environ[ENVIRON_KEY] = session
-        exchange = _Exchange(policy, session, carried, start_response)
+        exchange = _Exchange(policy, session, environ, start_response)
         try:
             body = self.app(environ, exchange.start_response)
             return exchange.respond(body, environ.get("wsgi.file_wrapper"))
@@ -68,16 +67,16 @@ class _Exchange:
     """What the middleware keeps of one request: it ends the session in the right way and in time."""
 
     __slots__ = (
-        *("carried", "cause", "forward", "headers", "policy", "refused", "session", "status"),
+        *("cause", "environ", "forward", "headers", "policy", "refused", "session", "status"),
         *("_exc_info", "_write"),
     )
 
     def __init__(
-        self, policy: HttpPolicy, session: "Session", carried: bytes | None, forward: StartResponse
+        self, policy: HttpPolicy, session: "Session", environ: WSGIEnvironment, forward: StartResponse
     ) -> None:
         self.policy = policy
         self.session = session
-        self.carried = carried
+        self.environ = environ
         self.forward = forward  # the server's start_response
         self.status: str | None = None  # what the app has started
         self.headers: list[TextHeader] = []
@@ -186,7 +185,9 @@ class _Exchange:
         policy, session = self.policy, self.session
         if not session.accessed:
             return headers
-        renew = policy.refreshes and policy.renews(session, self.carried)
+        renew = policy.refreshes and policy.renews(session, policy.carried_in(self.environ))
+        if session.cookie_state == "set":
+            policy.handed_out(self.environ)
         return list(policy.dress_text(session, headers, renew))
 
     # -- when it goes wrong --

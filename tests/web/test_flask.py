@@ -698,3 +698,12 @@ def test_V13_another_app_on_the_same_files_with_a_realm_of_its_own(tmp_path: Pat
     assert (own.run(read).body, other.run(read).body) == (b"1", b"nobody")
     for site in (own, other):
         site.manager.close()
+
+
+def test_S9_plain_http_is_told_of_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site()
+    site.views["/"] = lambda: session.update(n=1)
+    site.install()
+    for _ in range(2):
+        call_wsgi(site.app, **{"wsgi.url_scheme": "http"})
+    assert caplog.text.count("over plain http") == 1

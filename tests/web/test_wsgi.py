@@ -414,6 +414,51 @@ def test_an_app_that_never_starts_a_response_is_the_servers_to_judge(manager: Ma
     assert len(manager.storage) == 0  # type: ignore[arg-type]
 
 
+# -- plain http ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"wsgi.url_scheme": "http"}, 1),
+        ({"wsgi.url_scheme": "http", "HTTP_HOST": "shop.example:8080"}, 1),
+        ({"wsgi.url_scheme": "https"}, 0),
+        ({"wsgi.url_scheme": "http", "HTTP_X_FORWARDED_PROTO": "https"}, 0),
+        *(
+            ({"wsgi.url_scheme": "http", "HTTP_HOST": host}, 0)
+            for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000")
+        ),
+    ],
+)
+def test_S9_why_a_browser_will_not_keep_the_cookie_stands_in_the_log_once(
+    environ: dict[str, str], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["cysession.session"]["n"] = 2
+        start_response("200 OK", PLAIN)
+        return [b"a"]
+
+    made = SessionMiddleware(app, Manager(storage=MemoryStorage()))
+    for _ in range(3):
+        assert call_wsgi(made, **environ).cookies
+    assert caplog.text.count("over plain http") == told
+
+
+@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.parametrize("options", [{"insecure": True}, {"header": "X-Session-Id"}])
+def test_S9_whoever_chose_plain_http_is_not_told(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["cysession.session"]["n"] = 2
+        start_response("200 OK", PLAIN)
+        return [b"a"]
+
+    made = SessionMiddleware(app, Manager(storage=MemoryStorage()), **options)
+    call_wsgi(made, **{"wsgi.url_scheme": "http"})
+    assert "over plain http" not in caplog.text
+
+
 # -- real servers -------------------------------------------------------------------------------------------
 
 
