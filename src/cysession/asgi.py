@@ -209,7 +209,11 @@ class _Request(_Exchange):
         if session.accessed and session.cookie_state == "set":
             # The old id is dead, and the server's own 500 would leave the client with nothing else.
             self.started = True
-            await _answer(self.scope, self._send_dressed, FAILED)
+            answer = FAILED
+            if self.scope.get("http_version", "1.1").startswith("1"):
+                # A server that sees an exception after an answer closes the connection; the client has to know.
+                answer = answer._replace(headers=[*answer.headers, (b"connection", b"close")])
+            await _answer(self.scope, self._send_dressed, answer)
         return False
 
     def _send_dressed(self, message: Message) -> Awaitable[None]:

@@ -403,6 +403,7 @@ def test_R4_a_new_id_reaches_the_client_although_the_app_raised(manager: Manager
     assert reply.status == (200 if started else 500) and len(sent) == 2 - started
     assert reply.session_id != session_id
     assert manager.new(reply.session_id)["n"] == (2 if started else 1)
+    assert reply.all(b"connection") == [b"close"] * (not started)
 
 
 @pytest.mark.parametrize("work", ["nothing", "change", "destroy"])
