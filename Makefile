@@ -7,13 +7,14 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-.PHONY: help venv build demo test lint bench bench-guard sdist django freethreaded sanitize fuzz clean
+.PHONY: help venv build demo test lint bench bench-guard bench-servers sdist django freethreaded sanitize fuzz clean
 
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
 	@echo "make test          the test-suite"
 	@echo "make lint          ruff, mypy, and the checks of the Cython core"
 	@echo "make bench         the benchmarks"
+	@echo "make bench-servers requests a second behind uvicorn and granian, with sessions and without (wrk)"
 	@echo "make bench-guard   has the code become slower? ratios and instruction counts against their bounds"
 	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"
 	@echo "make django        the Django tests on the newest Django, which wants Python 3.12"
@@ -37,6 +38,10 @@ lint:
 
 bench:
 	@ci/bench.sh $(ARGS)
+
+bench-servers:
+	@ci/setup.sh bench
+	@.venv/bin/python bench/wrk_asgi.py $(ARGS)
 
 bench-guard:
 	@ci/bench-guard.sh $(ARGS)

@@ -105,6 +105,7 @@ need_command() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 
 need_command gcc gcc
 case $PURPOSE in test | bench) need_command redis-server redis-server ;; esac
+case $PURPOSE in bench) need_command wrk wrk ;; esac
 if [ "$PURPOSE" = test ]; then
     need_command chromium chromium
     need_command chromedriver chromium-driver
