@@ -189,6 +189,13 @@ def test_V15_a_template_that_names_a_key_never_prints_the_id(site: Site) -> None
     assert site.run(view).status == 200
 
 
+def test_a_copy_is_no_endless_search() -> None:
+    half_made = FlaskSession.__new__(FlaskSession)
+    for name in ("core", "get_map", "__setstate__"):
+        with pytest.raises(AttributeError):
+            getattr(half_made, name)
+
+
 def test_a_template_that_does_not_look_varies_nothing(site: Site) -> None:
     reply = site.run(lambda: render_template_string("hello"))
     assert reply.all(b"vary") == []
