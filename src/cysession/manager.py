@@ -11,7 +11,7 @@ from .events import Hook, Hooks
 from .ids import new_id
 from .storage import Storage, open_storage
 
-__all__ = ["Manager", "SessionInfo", "Stats"]
+__all__ = ["Manager", "Policy", "SessionInfo", "Stats"]
 
 H = TypeVar("H", bound=Hook)
 
@@ -45,6 +45,17 @@ class Stats(TypedDict):
     expired: int
     corrupt: int
     storage: dict[str, int]
+
+
+class Policy(TypedDict):
+    """What a manager was made with; times in seconds. Its `ttl` is an attribute, because it may change."""
+
+    max_age: float | None
+    strict: bool
+    own_ids: bool
+    max_bytes: int
+    grace: float
+    max_per_user: int
 
 
 class Manager(ManagerCore):
@@ -94,6 +105,14 @@ class Manager(ManagerCore):
             max_bytes=max_bytes,
             strict=strict,
         )
+        self._limits: Policy = {
+            "max_age": None if max_age is None else _seconds(max_age),
+            "strict": strict,
+            "own_ids": id_func is not None,
+            "max_bytes": max_bytes,
+            "grace": _seconds(grace),
+            "max_per_user": max_per_user,
+        }
         if storage is None:
             storage = open_storage("file://")
         self._clock = clock
@@ -149,6 +168,11 @@ class Manager(ManagerCore):
     @storage.setter
     def storage(self, value: Storage) -> None:
         self._use(value)
+
+    @property
+    def policy(self) -> Policy:
+        """The limits that this manager was made with, for a look from outside (ASVS 7.1.1)."""
+        return self._limits.copy()
 
     def _use(self, storage: Storage) -> None:
         if not isinstance(storage, Storage):
@@ -298,6 +322,10 @@ class Manager(ManagerCore):
 
     def __repr__(self) -> str:
         return f"<Manager ttl={self.ttl:g} storage={type(self.storage).__name__}>"
+
+
+def _seconds(time: float | timedelta) -> float:
+    return time.total_seconds() if isinstance(time, timedelta) else float(time)
 
 
 def _to_revoke(

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "_core"),
     ("ids", "cookies"),
     ("codec",),
-    ("events", "storage.users", "storage.driver"),
+    ("events", "storage.users", "storage.driver", "storage.operate"),
     ("storage.base",),
     ("storage.memory", "storage.file", "storage.file.*", "storage.redis", "storage.redis.*"),
     ("storage.urls",),
@@ -31,23 +31,24 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_http",),
     ("asgi", "wsgi", "testing", "testing.*"),
     ("starlette", "flask", "django", "django.*", "grpc", "metrics"),
-    ("cli",),
+    ("cli", "cli.*"),
     ("__main__",),
 )
 
 # What is neither ours nor the standard library, and the only modules that may import it.
 THIRD_PARTY = {
-    "msgpack": ("codec",),
-    "redis": ("storage.redis",),
+    "msgpack": ("codec", "cli.migrate"),
+    "redis": ("storage.redis", "cli.migrate"),
     "hiredis": ("storage.redis",),
     "starlette": ("starlette",),
     "fastapi": ("starlette",),
     "flask": ("flask",),
     "markupsafe": ("flask",),
-    "django": ("django",),
+    "django": ("django", "cli.migrate"),
     "grpc": ("grpc",),
     "cryptography": ("storage.file",),
     "prometheus_client": ("metrics",),
+    "rich": ("cli",),
     "pytest": ("testing",),
     "hypothesis": ("testing",),
 }
@@ -106,7 +107,7 @@ def test_imports_go_one_way(module: str) -> None:
         # Inside one sub-package its modules may share helpers.
         if any(
             module.startswith(home) and target.startswith(home)
-            for home in ("storage.file", "storage.redis", "testing", "django")
+            for home in ("storage.file", "storage.redis", "testing", "cli", "django")
         ):
             continue
         assert layer(target) < layer(module), f"{module or 'cysession'} must not import {imported}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Storage as Storage
 from .memory import MemoryStorage as MemoryStorage
+from .operate import Finding as Finding
+from .operate import Summary as Summary
 from .urls import open_storage as open_storage
 
 if TYPE_CHECKING:
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
     from .redis import RedisHashStorage as RedisHashStorage
     from .redis import RedisStorage as RedisStorage
 
-__all__ = ["FileStorage", "MemoryStorage", "RedisHashStorage", "RedisStorage", "Storage", "open_storage"]
+__all__ = [
+    "FileStorage",
+    "Finding",
+    "MemoryStorage",
+    "RedisHashStorage",
+    "RedisStorage",
+    "Storage",
+    "Summary",
+    "open_storage",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,10 +33,6 @@ def __getattr__(name: str) -> Any:
         from .file import FileStorage
 
         return FileStorage
-    if name in ("RedisStorage", "RedisHashStorage"):
-        from . import redis
-
-        return getattr(redis, name)
     if name in ("RedisStorage", "RedisHashStorage"):
         from . import redis
 

@@ -32,6 +32,7 @@ from cysession._core import Delta, Record, SessionTable
 from cysession.codec import pack
 from cysession.errors import (
     CorruptRecord,
+    NotSupported,
     SessionError,
     SessionGone,
     StorageMisconfigured,
@@ -39,6 +40,7 @@ from cysession.errors import (
 )
 
 from . import users
+from .operate import Finding, Summary
 
 __all__ = ["Storage"]
 
@@ -128,6 +130,31 @@ class Storage:
     def wall(self, moment: int) -> float:
         """A time of `now_ns` as seconds since the epoch."""
         return moment / SECOND
+
+    # ---- for operators: see operate.py -------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Summary]:
+        """A summary of every live session, in no order. One that comes or goes meanwhile may be left out."""
+        raise NotSupported(f"{type(self).__name__} cannot list its sessions")
+
+    def summary(self, session_id: str) -> Summary | None:
+        """Of one live session, by its id, its locator or the name of an index. None: there is none.
+
+        Storages that cannot tell raise NotSupported.
+        """
+        raise NotSupported(f"{type(self).__name__} cannot describe a session")
+
+    def sweep(self, budget_s: float | None = None) -> int:
+        """Remove what has expired, for about `budget_s` seconds (None: all of it). How much was removed."""
+        raise NotSupported(f"{type(self).__name__} has nothing to sweep: what has expired is gone by itself")
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at the place where sessions are kept: is it safe, fast and large enough? Changes no session."""
+        yield from ()
+
+    def vitals(self) -> dict[str, float]:
+        """What the medium says of itself, for a live view. Names that end in "_total" only ever grow."""
+        return {}
 
     # ---- what sessions are called ----------------------------------------------------------------------
 

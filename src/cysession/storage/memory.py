@@ -8,15 +8,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .._core import Delta, Record, SessionTable
 from .base import Storage
 from .driver import Driver
+from .operate import OK, WARN, Finding, Summary
 from .users import SECOND, SETTLE, USER_KEY
 
 __all__ = ["MemoryStorage"]
 
+SHARDS = 64  # of the table
 SLICE = 256  # sessions looked at before other threads get their turn
 USERS_SLICE = 64  # users whose entries are looked at in one go
 TICK = 1.08  # seconds between two looks at the wheel: a little more than its tick
@@ -51,6 +53,7 @@ class MemoryStorage(Storage):
         if on_expire is not None and not callable(on_expire):
             raise TypeError("on_expire must be callable")
         self.any_object = any_object
+        self._max_sessions = max_sessions
         self._on_expire = on_expire
         self._users: dict[str, dict[str, int]] = {}  # user -> ids of their sessions, and when they were noted
         self._users_lock = threading.Lock()
@@ -168,6 +171,44 @@ class MemoryStorage(Storage):
                 del entries[name]
             if not entries:
                 self._users.pop(user, None)
+
+    # ---- for operators ---------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Summary]:
+        """In slices of a sixty-fourth each. The table does not tell when a session was last used."""
+        for shard in range(SHARDS):
+            for name, record in self.table.snapshot(shard):
+                if record is not None:
+                    yield self._summary(name, record)
+
+    def summary(self, session_id: str) -> Summary | None:
+        record = self.table.peek(session_id)
+        return None if record is None else self._summary(session_id, record)
+
+    def _summary(self, name: str, record: Record) -> Summary:
+        ends = None if record.cap == Record.NEVER else self.wall(record.cap)
+        idle = (record.ttl / SECOND) or self.ttl
+        return Summary(name, record.size, self.wall(record.created), None, ends, idle, USER_KEY in record)
+
+    def sweep(self, budget_s: float | None = None) -> int:
+        """Remove what has expired, as the clean-up thread does, for about `budget_s` seconds; how many sessions."""
+        end = time.monotonic() + (float("inf") if budget_s is None else budget_s)
+        removed, more = 0, True
+        while more and time.monotonic() < end:
+            count, more = self.table.expire(SLICE)
+            removed += count
+        return removed
+
+    def examine(self) -> Iterator[Finding]:
+        yield Finding(
+            WARN,
+            "place",
+            "this process's memory",
+            "each process has sessions of its own, which end with it: several workers need files or Redis",
+        )
+        limit = "no limit on their number" if not self._max_sessions else f"at most {self._max_sessions}"
+        advice = "" if self._max_sessions else "MemoryStorage(max_sessions=...) bounds what a flood can fill"
+        yield Finding(OK if self._max_sessions else WARN, "sessions", f"{len(self)}, {limit}", advice)
 
     # ---- housekeeping --------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from cysession import codec, ids
@@ -21,7 +22,9 @@ from cysession._core import Delta, Place, Record, Stored, stamp
 from cysession.errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from cysession.storage import users
 from cysession.storage.base import HOPS, SECOND, Storage
+from cysession.storage.operate import Finding, Summary
 
+from . import survey
 from .directory import Directory, default_path, explain
 from .locks import Locks
 from .records import TICK, Files
@@ -76,6 +79,7 @@ class FileStorage(Storage):
             raise StorageMisconfigured(f'durability is "none", "data" or "full", not {durability!r}')
         root = default_path() if path is None else os.path.abspath(os.path.expanduser(os.fspath(path)))
         self._realm = realm
+        self._durability = durability
         self._full = durability == "full"
         self._flushes = durability != "none"
         self._cache_limit = int(cache)
@@ -83,6 +87,7 @@ class FileStorage(Storage):
         self._longest_ttl = 0
         self._sweeping = False  # whether the clean-up has been started
         sealer = Sealer(keys) if keys else None
+        self._sealed = sealer is not None
         self._directory = Directory(root, sync=self._full)
         self._locks = Locks(self._directory, float(lock_timeout))
         self._files = Files(
@@ -394,6 +399,29 @@ class FileStorage(Storage):
         self, old_id: str, new_id: str, base: Record, ttl: int, grace: int
     ) -> Record | None:
         return await asyncio.to_thread(self.rename_record, old_id, new_id, base, ttl, grace)
+
+    # ---- for operators ------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Summary]:
+        """Reads every record once, in the order of the directory."""
+        walk = self._run(self._sweeper.places)
+        while (place := self._run(next, walk, None)) is not None:
+            summary = self._run(survey.summarize, self._directory, place, self.now_ns())
+            if summary is not None:
+                yield summary
+
+    def summary(self, session_id: str) -> Summary | None:
+        place = self._place(session_id)
+        index = users.is_index(session_id)
+        return self._run(partial(survey.summarize, index=index), self._directory, place, self.now_ns())
+
+    def examine(self) -> Iterator[Finding]:
+        found = partial(survey.examine, durability=self._durability, sealed=self._sealed)
+        yield from self._run(lambda: list(found(self._directory)))
+
+    def vitals(self) -> dict[str, float]:
+        """The room that is left: free_bytes of bytes and free_inodes of inodes."""
+        return self._run(survey.space_of, self._directory)
 
     # ---- housekeeping -------------------------------------------------------------------------------------
 

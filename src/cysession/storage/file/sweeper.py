@@ -102,6 +102,12 @@ class Sweeper:
                     live += not _has_expired(*header, now, ttl)
         return live
 
+    def places(self) -> Iterator[Place]:
+        """Where something lies that is a record by its name."""
+        for leaf, name in self._walk():
+            if _is_record(name):
+                yield Place(leaf.replace("/", "") + name)
+
     # ---- a round, slice by slice -------------------------------------------------------------------------
 
     def _step(self) -> float:

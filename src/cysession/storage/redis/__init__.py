@@ -14,6 +14,7 @@ hash.py       RedisHashStorage: one hash a session, a field for every key
 records.py    names, bytes and versions of what is stored
 scripts.py    what has to happen in one step on the server
 touches.py    noted uses, written together
+survey.py     what operators want to know of the server
 """
 
 from .hash import RedisHashStorage as RedisHashStorage

@@ -14,26 +14,30 @@ import atexit
 import contextlib
 import logging
 import os
-import re
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from cysession import ids
 from cysession._core import Delta, Record
-from cysession.errors import CorruptRecord, SessionGone, StorageMisconfigured, StorageUnavailable
+from cysession.errors import (
+    CorruptRecord,
+    NotSupported,
+    SessionGone,
+    StorageMisconfigured,
+    StorageUnavailable,
+)
 from cysession.storage import users
 from cysession.storage.base import HOPS, SECOND, Storage
 from cysession.storage.driver import Driver
+from cysession.storage.operate import Finding, Summary
 
-from . import scripts
+from . import scripts, survey
 from .client import Client
-from .link import Lost
 from .records import (
     FOREIGN,
-    KEY_LENGTH,
     TOKEN,
     Blobs,
     Change,
@@ -49,7 +53,7 @@ from .records import (
     script,
 )
 from .touches import EVERY, MILLISECOND, Touch, Touches
-from .wire import ErrorReply, NoScript, WrongType, explain, pack
+from .wire import ErrorReply, NoScript, WrongType
 
 __all__ = ["RedisStorage"]
 
@@ -813,28 +817,66 @@ class RedisStorage(Storage):
             replies[n] = await self._aask(requests[n])
         return replies
 
+    # ---- for operators -----------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Summary]:
+        """By SCAN, some hundred keys a round trip: slow, and harmless for the server."""
+        for names in survey.names(self._client, self._prefix):
+            yield from self._summaries(names)
+
+    def summary(self, session_id: str) -> Summary | None:
+        if users.is_index(session_id):
+            raise NotSupported("a user's index is no record in Redis")
+        return next(iter(self._summaries([ids.storage_key(session_id, self._realm)])), None)
+
+    def _summaries(self, names: list[str]) -> list[Summary]:
+        """Of those that are live sessions. Two commands a session, all in one round trip."""
+        places = [self._named(name) for name in names]
+        asked = [
+            request
+            for place in places
+            for request in (_loading(place), command(place.key, b"PTTL", place.key))
+        ]
+        replies = self._run(_answers(asked)) if asked else []
+        found = []
+        for place, reply, left in zip(places, replies[::2], replies[1::2], strict=True):
+            stored = self._understand(place, reply)
+            if stored is not None and stored.alias is None and self._alive(place, stored, 0):
+                found.append(self._summary(place, stored, left))
+        return found
+
+    def _summary(self, place: Place, stored: Stored, left: int) -> Summary:
+        """left: ms that the key has yet to live, negative if for ever."""
+        record, now = stored.record, self.now_ns()
+        idle = record.ttl or stored.idle
+        if self.clock is None:
+            ends = record.cap if left < 0 else min(record.cap, now + left * MILLISECOND)
+            used = max(stored.used, ends - idle) if idle and left >= 0 else stored.used
+        else:
+            used = stored.used
+            ends = min(record.cap, used + idle) if idle else record.cap
+        return Summary(
+            locator=_locator(place.name),
+            size=stored.size,
+            created_at=self.wall(record.created),
+            used_at=self.wall(used),
+            expires_at=None if ends == Record.NEVER else self.wall(ends),
+            idle=idle / SECOND if idle else None,
+            bound=users.USER_KEY in record,
+        )
+
+    def examine(self) -> Iterator[Finding]:
+        yield from survey.examine(self._client, self._prefix)
+
+    def vitals(self) -> dict[str, float]:
+        """From the server's INFO: its operations, clients, memory, and the keys it expired and evicted."""
+        return survey.vitals(self._client, self._prefix)
+
     # ---- housekeeping ------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """How many sessions live, of all realms. Looks at every key of the server: for operators, not for requests."""
-        pattern = re.sub(rb"([\\*?\[\]^])", rb"\\\1", self._prefix) + b"?" * KEY_LENGTH
-        self._ask(command(self._prefix, b"EXISTS", self._prefix))  # so that the nodes of a cluster are known
-        names: set[str] = set()
-        for node in self._client.nodes:
-            cursor = b"0"
-            while True:
-                scan = pack(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000")
-                try:
-                    (reply,) = node.exchange(scan, 1, time.monotonic() + self._client.timeout)
-                except Lost as lost:
-                    raise node.explain(lost) from None
-                if isinstance(reply, ErrorReply):
-                    raise explain(reply)
-                cursor, keys = reply
-                names.update(key[-KEY_LENGTH:].decode("ascii", "replace") for key in keys)
-                if cursor == b"0":
-                    break
-        return self._run(self._count(list(names)))
+        return sum(self._run(self._count(names)) for names in survey.names(self._client, self._prefix))
 
     def _count(self, names: list[str]) -> Flow[int]:
         live = 0
@@ -880,6 +922,11 @@ def _locator(name: str) -> str:
 
 def _loading(place: Place) -> Request:
     return Request(place.key, place.load)
+
+
+def _answers(requests: list[Request]) -> Flow[list[Any]]:
+    replies: list[Any] = yield requests
+    return replies
 
 
 def _packed(requests: list[Request]) -> bytes:
