@@ -29,6 +29,11 @@ strict_core() {
 check "ruff check" "$VENV/bin/ruff" check .
 check "ruff format" "$VENV/bin/ruff" format --check .
 check "mypy --strict" "$VENV/bin/mypy" --strict src/cysession
+check "pyright" "$VENV/bin/pyright" --pythonpath "$VENV/bin/python"
+check "right and wrong programs" "$VENV/bin/python" ci/check_types.py
+# Only the core has a stub beside its code; everything else carries its types itself.
+check "the stub of the core, against the core" "$VENV/bin/python" -m mypy.stubtest cysession._core \
+    --mypy-config-file pyproject.toml --allowlist ci/stubtest-allow.txt
 check "the leaf rule: no Python-object work inside a locked section" "$VENV/bin/python" ci/check_locked_sections.py
 check "strict build of the core" strict_core
 

@@ -66,7 +66,7 @@ cdef class Record:
     def to_dict(self):
         return dict(record_items(self, True))
 
-    def get(self, key, default=None):
+    def get(self, key, default=None, /):
         cdef const char *p = record_find(self, key)
         return default if p == NULL else entry_load(p, True)
 

@@ -211,7 +211,7 @@ cdef class Session:
         return self.name
 
     @cython.critical_section
-    def set_id(self, session_id):
+    def set_id(self, session_id, /):
         """Choose the id on the server's behalf, before the session starts (GoFrame's SetId)."""
         if self.state != HANDLE:
             raise started_already()
@@ -221,7 +221,7 @@ cdef class Session:
         self.own_name = True
 
     @cython.critical_section
-    def set_id_func(self, func):
+    def set_id_func(self, func, /):
         """Let `func() -> str` draw this session's fresh ids, before the session starts (GoFrame's SetIdFunc)."""
         if self.state != HANDLE:
             raise started_already()
@@ -310,7 +310,7 @@ cdef class Session:
         return value
 
     @cython.critical_section
-    def contains(self, key):
+    def contains(self, key, /):
         """Whether `key` is set (GoFrame's Contains)."""
         session_read(self)
         return session_has(self, key)
@@ -376,16 +376,16 @@ cdef class Session:
         session_set(self, key, value)
 
     @cython.critical_section
-    def set_map(self, mapping):
+    def set_map(self, mapping, /):
         """Set every key of a mapping (GoFrame's SetMap)."""
         for key, value in dict(mapping).items():
             session_set(self, key, value)
 
-    def update(self, mapping=(), **more):
+    def update(self, mapping=(), /, **more):
         self.set_map(dict(mapping, **more))
 
     @cython.critical_section
-    def setdefault(self, key, default=None):
+    def setdefault(self, key, default=None, /):
         cdef bint found = False
         value = session_find(self, key, &found)
         if found:
@@ -408,7 +408,7 @@ cdef class Session:
         session_remove(self, key)
 
     @cython.critical_section
-    def pop(self, key, *default):
+    def pop(self, key, /, *default):
         """Remove a key and return its value; without a default a missing key is a KeyError."""
         cdef bint found = False
         if len(default) > 1:

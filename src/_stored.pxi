@@ -39,10 +39,10 @@ cdef class Stored:
         """Whether the file system seems to keep times to the nanosecond: we never write a 0 there."""
         return self.mtime % FILE_TICK != 0
 
-    def used_at(self, mtime):
+    def used_at(self, mtime, /):
         return Stored(self.record, self.alias, self.idle, mtime, self.inode, self.size)
 
-    def needs_longer(self, int64_t ttl):
+    def needs_longer(self, int64_t ttl, /):
         """Whether somebody who uses it would keep it for longer than it says."""
         return stored_needs_longer(self, ttl)
 
@@ -106,7 +106,7 @@ cdef class Place:
             return seen.record
         return None
 
-    def confirm(self, int root):
+    def confirm(self, int root, /):
         """What was seen before, if it is still there; None: look again. Raises OSError."""
         cdef Stored seen = place_seen(self)
         cdef int outcome
@@ -183,7 +183,7 @@ def read_file(int root, str name not None, int64_t limit):
     return data, facts.mtime, facts.inode, facts.size
 
 
-def own_lock(int fd):
+def own_lock(int fd, /):
     """Own an open lock file. False: owned, but nobody else would find it any more. Raises OSError (BlockingIOError)."""
     cdef file_facts facts
     cdef int failed

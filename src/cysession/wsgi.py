@@ -227,6 +227,8 @@ class _Body:
     def __iter__(self) -> Iterator[bytes]:
         exchange = self._exchange
         instead: Iterable[bytes] | None = None
+        first: bytes | None = None
+        chunks: Iterator[bytes] = iter(())
         try:
             chunks = iter(self._body)
             first = next(chunks, None)

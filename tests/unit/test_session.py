@@ -262,9 +262,10 @@ def test_update_takes_what_dict_takes(manager: Manager) -> None:
     session.update({"a": 1}, b=2)
     session.update([("c", 3)])
     session.update(d=4)
+    session.update(mapping=5)  # a key like any other
     session.update()
     assert {**session} == session.get_map()
-    assert list(session)[:4] == ["a", "b", "c", "d"]
+    assert list(session) == ["a", "b", "c", "d", "mapping"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 11, 12, 13, 31, 33, 100, 1000])

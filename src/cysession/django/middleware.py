@@ -15,6 +15,9 @@ It obeys the same SESSION_COOKIE_* settings and `set_expiry`. What it does other
 CYSESSION has three more options for it: HEADER, PARTITIONED and SEND_COOKIE, as in `cysession.wsgi`.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# Django's request knows nothing of the session that it is given.
+
 from collections.abc import Callable, Container
 from http.cookies import Morsel
 from typing import Any, Final

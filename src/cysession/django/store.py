@@ -93,8 +93,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
         """The key; None for a session that was never stored. Unchecked until the session is loaded, as in Django."""
         return self._key
 
-    def _set_session_key(self, key: str | None) -> None:
-        self._key = key if self._validate_session_key(key) else None
+    def _set_session_key(self, value: str | None) -> None:
+        self._key = value if self._validate_session_key(value) else None
         if self._key is not None:
             self._core = self._seen = None
 
@@ -496,8 +496,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
         if storage.table is not None:
             while storage.table.expire()[1]:
                 pass
-        elif hasattr(storage, "sweep"):
-            storage.sweep()
+        elif (sweep := getattr(storage, "sweep", None)) is not None:
+            sweep()
 
 
 def _without_stamp(value: str) -> str:

@@ -58,7 +58,9 @@ class MemoryStorage(Storage):
         self._users: dict[str, dict[str, int]] = {}  # user -> ids of their sessions, and when they were noted
         self._users_lock = threading.Lock()
         self._unswept: list[str] = []  # users whose entries this round has still to look at
-        self.table = SessionTable(on_expire=on_expire, max_sessions=max_sessions)
+        self.table = SessionTable(  # pyright: ignore[reportIncompatibleVariableOverride]
+            on_expire=on_expire, max_sessions=max_sessions
+        )
         self._driver = Driver("cysession-expiry", self._sweep)
         self.table._wake_on_add(self._driver.start)
         _storages.add(self)

@@ -99,7 +99,7 @@ def find(storage: Store, user: str) -> Steps[list[tuple[str, Record]]]:
     while True:  # until the index says nothing new: a session may have been renamed while we looked
         index = yield "peek_record", name, index_life(ttl)
         fresh = [] if index is None else [locator for locator in index if locator not in seen]
-        if not fresh:
+        if index is None or not fresh:
             break
         for locator in fresh:
             seen[locator] = index[locator]

@@ -101,7 +101,7 @@ class Client:
     ) -> list[Reply]:
         """`count` commands packed one after the other: one write, one round trip, `count` replies."""
         deadline = time.monotonic() + self._timeout
-        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        node = self._only or (self._slots[_slot(slot_key)] if self._slots else None)
         outcome: Outcome | None = None
         if node is not None and not self._slots_doubtful:
             try:
@@ -120,7 +120,7 @@ class Client:
                 step = plan.send(outcome)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            if isinstance(step, float):
+            if not isinstance(step, tuple):
                 time.sleep(step)
                 outcome = None
                 continue
@@ -132,7 +132,7 @@ class Client:
 
     async def acall_packed(self, slot_key: bytes, packed: bytes, *, retry: bool = False) -> Reply:
         """call_packed, awaited."""
-        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        node = self._only or (self._slots[_slot(slot_key)] if self._slots else None)
         outcome: Outcome | None = None
         deadline = 0.0
         if node is not None:
@@ -153,7 +153,7 @@ class Client:
         self, slot_key: bytes, packed: bytes, count: int, *, retry: bool = False, raise_errors: bool = True
     ) -> list[Reply]:
         """call_packed_many, awaited."""
-        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        node = self._only or (self._slots[_slot(slot_key)] if self._slots else None)
         outcome: Outcome | None = None
         deadline = 0.0
         if node is not None:
@@ -190,7 +190,7 @@ class Client:
                 step = plan.send(outcome)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            if isinstance(step, float):
+            if not isinstance(step, tuple):
                 await asyncio.sleep(step)
                 outcome = None
                 continue
@@ -424,7 +424,7 @@ class Client:
     ) -> Reply:
         """run_script, awaited."""
         packed = script.by_digest(keys, args)
-        node = self._only or (self._slots and self._slots[_slot(keys[0])]) or None
+        node = self._only or (self._slots[_slot(keys[0])] if self._slots else None)
         outcome: Outcome | None = None
         deadline = 0.0
         if node is not None:  # as in acall_packed

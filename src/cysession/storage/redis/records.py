@@ -183,12 +183,15 @@ class Layout(Protocol):
 
     def decode(self, place: Place, reply: object) -> Stored:
         """Raises CorruptRecord."""
+        ...
 
     def version(self, stored: Stored) -> bytes:
         """What `swap` compares."""
+        ...
 
     def version_read(self, reply: object) -> bytes:
         """The same of a reply, also of one that does not decode."""
+        ...
 
     def build(
         self,
@@ -200,26 +203,33 @@ class Layout(Protocol):
         change: "Change | None" = None,
     ) -> Stored:
         """What to store; `change` says how it differs from what is stored, if that is known."""
+        ...
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored: ...
 
     def create(self, place: Place, new: Stored, ttl_ms: int) -> Request:
         """Answers OK or 1, and nil or 0 if the key is taken."""
+        ...
 
     def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
         """Answers 1, 0 if there is nothing, or what is there if that is of another version. None: delete."""
+        ...
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
         """Answers 1, or 0 if that session, as far as its deadlines go, is not there."""
+        ...
 
     def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
         """Answers 0 if there is nothing (of that birth), else the record's head; an alias stays unless `alias`."""
+        ...
 
     def glance(self, place: Place) -> Request:
         """Answers the head alone, or nothing."""
+        ...
 
     def head_in(self, reply: object) -> bytes:
         """The head in what `remove` answered."""
+        ...
 
 
 # ---- one string a session ------------------------------------------------------------------------------

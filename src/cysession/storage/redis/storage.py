@@ -630,9 +630,8 @@ class RedisStorage(Storage):
             return
         self._inspected = True
         reply = yield command(self._prefix, b"INFO", b"memory")
-        told = (
-            dict(line.partition(b":")[::2] for line in reply.split(b"\r\n")) if type(reply) is bytes else {}
-        )
+        lines = reply.split(b"\r\n") if type(reply) is bytes else []
+        told = {name: value for name, _, value in (line.partition(b":") for line in lines)}
         policy = told.get(b"maxmemory_policy", b"").decode("ascii", "replace")
         if policy not in ("", "noeviction") and told.get(b"maxmemory") != b"0":
             log.warning(
