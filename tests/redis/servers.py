@@ -33,6 +33,8 @@ __all__ = [
     "slot_of",
 ]
 
+# Nodes of a cluster and sentinels wait for the disk at every change of their state: not what is tested here.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 STARTUP = 15.0  # seconds; far more than any start takes, so that only a server that never comes up fails
 
 
@@ -83,7 +85,7 @@ class RedisServer:
     """One redis-server. `options` are those of redis.conf, with _ for - and tuples for several words."""
 
     def __init__(self, *, password: str = "", unix: bool = False, sentinel: bool = False, **options: Any):
-        self.directory = Path(tempfile.mkdtemp(prefix="redis-", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix="redis-", dir=MEMORY))
         self.port = free_port()
         self.host = "127.0.0.1"
         self.password = password
@@ -315,6 +317,20 @@ class Cluster:
         me = target.ok("CLUSTER", "MYID")
         for node in (target, source, *self.nodes):
             node.ok("CLUSTER", "SETSLOT", slot, "NODE", me)
+        # A move that begins before all have heard of this one's epoch may be undone by a late message.
+        eventually(lambda: self._settled(slot, target, me), "all nodes agree on the slot's owner")
+
+    def _settled(self, slot: int, target: RedisServer, me: bytes) -> bool:
+        info = dict(line.split(b":") for line in target.ok("CLUSTER", "INFO").splitlines() if b":" in line)
+        for node in self.nodes:
+            lines = [line.split() for line in node.ok("CLUSTER", "NODES").splitlines()]
+            epochs = {line[0]: line[6] for line in lines}
+            if epochs[me] != info[b"cluster_my_epoch"]:
+                return False
+            owners = [m[1] for first, last, m, *_ in node.ok("CLUSTER", "SLOTS") if first <= slot <= last]
+            if owners != [target.port]:
+                return False
+        return True
 
     def move(self, slot: int) -> RedisServer:
         """Move a slot with all its keys; returns its new owner."""

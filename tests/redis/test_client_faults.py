@@ -19,7 +19,7 @@ from tests.redis.sides import SIDES, Caller, message
 pytestmark = pytest.mark.redis
 
 Open = Callable[..., Caller]
-HANG = 5.0  # seconds; twenty deadlines. Whoever takes longer waits for something that has no deadline.
+HANG = 10.0  # seconds; twenty deadlines. Whoever takes longer waits for something that has no deadline.
 
 
 @pytest.fixture(params=SIDES)
@@ -28,6 +28,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Open]:
     callers: list[Caller] = []
 
     def open_(source: Any, **options: Any) -> Caller:
+        options.setdefault("timeout", 0.5)
         callers.append(Caller(request.param, source, **options).__enter__())
         return callers[-1]
 
