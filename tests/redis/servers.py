@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import ipaddress
 import os
+import random
 import shutil
 import signal
 import socket
@@ -39,19 +40,15 @@ STARTUP = 15.0  # seconds; far more than any start takes, so that only a server 
 
 
 def free_port() -> int:
-    """A port that nobody listens on, low enough that the cluster's bus port (10,000 higher) exists too."""
+    """A port that nobody listens on, and the cluster's bus port (10,000 higher) too.
+
+    Drawn from below the range that the kernel takes the local ports of connections from, which come and go.
+    """
     while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = int(s.getsockname()[1])
-        if port < 55000:
-            return port
-        with socket.socket() as s:
-            port -= 20000
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        port = random.SystemRandom().randrange(10_000, 22_000)
+        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 10_000))
             return port
 
 
