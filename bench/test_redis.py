@@ -1,8 +1,8 @@
 """What does a command to Redis cost through our client layer, next to redis-py doing the same commands?
 
 80 % GET and 20 % SET with an expiry, of 512 bytes, over 2,000 keys, as a site's sessions load and save. Bars, in
-throughput: awaited 2.5, 10 and 10 times redis.asyncio with 1, 32 and 256 tasks; blocking 2 and 2.5 times redis-py with 1
-and 16 threads. The same server for all. Nothing is pinned: on a virtual machine a processor that sleeps between two
+throughput: awaited 2.5, 10 and 10 times redis.asyncio with 1, 32 and 256 tasks; blocking 2 and 2.5 times redis-py with
+1 and 16 threads. The same server for all. Nothing is pinned: on a virtual machine a processor that sleeps between two
 commands costs more to wake than either client, and one task on a pair of pinned processors would measure only that.
 
 Beside the times: CPU of the server for one command (its own account), and how many commands it read at once. hiredis
