@@ -333,7 +333,8 @@ def _tls_context(kwargs: dict[str, Any]) -> ssl.SSLContext:
         raise StorageMisconfigured("OCSP validation is not supported here; leave the ssl_*ocsp* options out")
     given = {ours: kwargs[theirs] for theirs, ours in _TLS.items() if kwargs.get(theirs) is not None}
     given.setdefault("cert_reqs", "required")
-    given["check_hostname"] = _truth(given.get("check_hostname", True))
+    verifies = given["cert_reqs"] not in ("none", ssl.CERT_NONE)
+    given["check_hostname"] = verifies and _truth(given.get("check_hostname", True))
     try:
         context: ssl.SSLContext = RedisSSLContext(**given).get()
     except TypeError:
