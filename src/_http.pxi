@@ -1,5 +1,5 @@
-# What an HTTP adapter does for nearly every request, in two calls: find the id that is presented, and let the response
-# go with no more than Vary. Whatever is not plain is left to cysession._http, which knows the rules in full.
+# What an HTTP adapter does for nearly every request: find the id that is presented, and let the response go with no more
+# than Vary. Whatever is not plain is left to cysession._http, which knows the rules in full.
 
 cdef extern from *:
     """
@@ -151,3 +151,37 @@ def close_plain(Session session not None, message, tuple vary):
     dressed = (<dict>message).copy()
     dressed["headers"] = <list>headers + [vary]
     return dressed
+
+
+cdef class Exchange:
+    """What an ASGI middleware keeps of one request, and the one hop that each of its messages takes: see cysession.asgi.
+
+    A subclass says what happens at the response's start (`begin`) and to a commit that failed (`refuse`).
+    """
+    cdef public object policy
+    cdef public Session session
+    cdef public object scope
+    cdef public object forward          # to the server
+    cdef public object refused          # the exception because of which the middleware answered instead of the app
+    cdef public bint does_io
+    cdef public bint started            # the response headers are leaving or have left
+
+    def __cinit__(self, policy, Session session not None, bint does_io, scope, forward):
+        self.policy = policy
+        self.session = session
+        self.does_io = does_io
+        self.scope = scope
+        self.forward = forward
+
+    def send(self, message):
+        """Takes what the app sends. Returns an awaitable; a plain message costs no coroutine of ours."""
+        if self.started or message["type"] != "http.response.start":
+            return self.forward(message)
+        self.started = True
+        if self.does_io or message["status"] >= 500:
+            return self.begin(message)
+        try:
+            plain = close_plain(self.session, message, self.policy.plain_vary)
+        except Exception as error:
+            return self.refuse(error)
+        return self.forward(self.dressed(message) if plain is None else plain)

@@ -19,6 +19,25 @@ def presented_stamp(value: bytes, cookie: bytes) -> int | Literal[False] | None:
 def close_plain(
     session: Session, message: MutableMapping[str, Any], vary: tuple[bytes, bytes] | None
 ) -> MutableMapping[str, Any] | None: ...
+
+class Exchange:
+    policy: Any
+    session: Session
+    scope: MutableMapping[str, Any]
+    forward: Callable[[MutableMapping[str, Any]], Awaitable[None]]
+    refused: Exception | None
+    does_io: bool
+    started: bool
+    def __init__(
+        self,
+        policy: object,
+        session: Session,
+        does_io: bool,
+        scope: MutableMapping[str, Any],
+        forward: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None: ...
+    def send(self, message: MutableMapping[str, Any]) -> Awaitable[None]: ...
+
 def carrier_value(headers: object, carrier: bytes) -> bytes | Literal[False] | None: ...
 
 @final

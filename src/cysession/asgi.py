@@ -23,13 +23,13 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from ._core import close_plain
+from ._core import Exchange
 from ._http import FAILED, HttpOptions, HttpPolicy, Refusal, log, refusal
 from .errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from .ids import new_id
 
 if TYPE_CHECKING:
-    from . import Manager, Session
+    from . import Manager
 
 __all__ = ["SessionMiddleware"]
 
@@ -93,25 +93,10 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
 
 
-class _Exchange:
+class _Exchange(Exchange):
     """What the middleware keeps of one request: it ends the session in the right way and in time."""
 
-    __slots__ = ("does_io", "forward", "policy", "refused", "scope", "session", "started")
-
-    def __init__(
-        self, policy: HttpPolicy, session: "Session", does_io: bool, scope: Scope, forward: Send
-    ) -> None:
-        self.policy = policy
-        self.session = session
-        self.does_io = does_io
-        self.scope = scope
-        self.forward = forward  # to the server
-        self.started = False  # the response headers are leaving or have left
-        self.refused: Exception | None = None  # why the middleware answered instead of the app
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Takes what the app sends."""
-        raise NotImplementedError
+    __slots__ = ()
 
     async def finish(self) -> None:
         """The app has returned; an HTTP app without an answer."""
@@ -165,20 +150,16 @@ class _Request(_Exchange):
 
     __slots__ = ()
 
-    def send(self, message: Message) -> Awaitable[None]:
-        # Not `async`: with a storage in memory no message of the app costs a coroutine of ours.
-        if self.started or message["type"] != "http.response.start":
-            return self.forward(message)
-        self.started = True
+    def begin(self, message: Message) -> Awaitable[None]:
+        """The response's start, if the storage does I/O or the app reports an error; else it is in the core."""
         if self.does_io:
             return self._acommit(message)
         try:
-            if message["status"] >= 500:
-                self._drop_changes(message)
-            plain = close_plain(self.session, message, self.policy.plain_vary)
+            self._drop_changes(message)
+            self.session.close()
         except Exception as error:
             return self.refuse(error)
-        return self.forward(self.dressed(message) if plain is None else plain)
+        return self.forward(self.dressed(message) if self.session.accessed else message)
 
     async def _acommit(self, message: Message) -> None:
         try:
@@ -225,10 +206,7 @@ class _Socket(_Exchange):
 
     __slots__ = ("_told",)
 
-    def __init__(
-        self, policy: HttpPolicy, session: "Session", does_io: bool, scope: Scope, forward: Send
-    ) -> None:
-        super().__init__(policy, session, does_io, scope, forward)
+    def __init__(self, *_: Any) -> None:  # the core has taken them
         self._told: str | None = None  # the id that the handshake handed out
 
     def send(self, message: Message) -> Awaitable[None]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cysession import Manager, MemoryStorage, NotSerializable, Session, SessionClosed
-from cysession._core import carrier_value, close_plain, presented_id, presented_stamp
+from cysession._core import Exchange, carrier_value, close_plain, presented_id, presented_stamp
 from cysession.cookies import find_values
 from cysession.ids import well_formed
 
@@ -281,3 +281,9 @@ def test_only_a_session_can_be_closed() -> None:
     for other in (None, {}):
         with pytest.raises(TypeError):
             close_plain(other, start(), VARY)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", [None, {}])
+def test_an_exchange_is_one_of_a_session(other: Any) -> None:
+    with pytest.raises(TypeError):
+        Exchange(None, other, False, {}, print)
