@@ -1,0 +1,15 @@
+"""For all suites: what their own collection holds costs nobody time, and a slow machine is no failure."""
+
+import gc
+
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine; hangs are the business of pytest-timeout.
+settings.register_profile("cysession", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cysession")
+
+
+def pytest_collection_finish() -> None:
+    """Twenty thousand collected tests are half a gigabyte that no collection of a test needs to look at again."""
+    gc.collect()
+    gc.freeze()
