@@ -191,6 +191,40 @@ def test_a_loop_that_is_busy_elsewhere_does_not_blame_redis(
     runner.run(main())
 
 
+def test_an_interruption_while_replies_are_read(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler raises between a reply and its caller: all learn that it is lost, nobody waits for ever."""
+
+    class Killed(BaseException):
+        pass
+
+    async def main() -> None:
+        client = Client(server.url, timeout=5.0)
+        await client.acall(b"", b"PING")
+        _, mux = client.nodes[0].fast
+        gets, left = mux._gets, [3]
+
+        def interrupted() -> Any:
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+            return gets()
+
+        mux._gets = interrupted
+        tasks = [asyncio.create_task(client.acall(b"", b"ECHO", b"%d" % n)) for n in range(5)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for n, result in enumerate(results):
+            assert result == b"%d" % n or type(result) is StorageUnavailable
+        assert sum(isinstance(result, StorageUnavailable) for result in results) >= 3
+        assert await client.acall(b"", b"PING") == b"PONG"
+        await client.aclose()
+
+    reported: list[Any] = []
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+        runner.run(main())
+    assert [type(error) for error in reported] == [Killed]
+
+
 def test_too_many_that_wait_fail_at_once(
     own_server: RedisServer, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

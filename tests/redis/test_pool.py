@@ -196,6 +196,22 @@ def test_a_leader_that_dies_fails_those_who_ride_along(own_server: RedisServer) 
     assert {type(r) for r in results} == {StorageUnavailable}
 
 
+def test_a_restart_leaves_no_dead_links_for_the_retry(own_server: RedisServer) -> None:
+    """All links that rest are dead; one retry is enough."""
+    client = Client(own_server.url, links=4, timeout=5.0)
+    own_server.freeze()  # so that four threads need four links
+    threads = [threading.Thread(target=lambda: client.call(b"", b"PING")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: client.nodes[0].pool.size == 4, "four links are being opened")
+    own_server.thaw()
+    for thread in threads:
+        thread.join()
+    own_server.restart()
+    assert client.call(b"", b"PING", retry=True) == b"PONG"
+    client.close()
+
+
 def test_a_link_closed_by_the_server_while_it_rested(own_server: RedisServer) -> None:
     """An idle link is looked at before it is used: even what may not be sent twice meets no dead link."""
     from cysession.storage.redis import link

@@ -151,6 +151,7 @@ class Mux(asyncio.BufferedProtocol):
         waiting = self._waiting
         gets = self._gets
         before = len(waiting)
+        caller = None
         try:
             self._feed(self._buffer, 0, nbytes)
             reply = gets()
@@ -163,6 +164,11 @@ class Mux(asyncio.BufferedProtocol):
             # No reply at all, or one that nobody asked for: whose would the next one be?
             self.fail("garbage")
             return
+        except BaseException:  # the handler of a signal, in between
+            if caller is not None and not caller.done():
+                caller.set_result(Lost("closed"))
+            self.fail("closed")
+            raise
         self._answered += before - len(waiting)
 
     def eof_received(self) -> bool:

@@ -210,6 +210,8 @@ class Node:
         finally:
             if self._sides.get(loop) is side:
                 del self._sides[loop]
+            if self.fast[0] is loop:
+                self.fast = (None, None)
             side.close()
 
     async def _fill(self, loop: asyncio.AbstractEventLoop, side: Side) -> SessionError | None:

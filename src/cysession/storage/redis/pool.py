@@ -81,8 +81,8 @@ class Pool:
     def _exchange_on(self, link: Link, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
         try:
             replies = link.exchange(data, count, deadline, fresh)
-        except BaseException:
-            self._drop(link)
+        except BaseException as error:
+            self._part_with(link, error)
             raise
         self._give_back(link)
         return replies
@@ -179,8 +179,8 @@ class Pool:
                 replies = link.exchange(caller.data, caller.count, deadline, False)
             else:
                 replies = self._carry(link, caller, riders, deadline)
-        except BaseException:
-            self._drop(link)
+        except BaseException as error:
+            self._part_with(link, error)
             raise
         self._give_back(link)
         return replies
@@ -229,6 +229,13 @@ class Pool:
         if self._queue:
             self._hand_over()
 
+    def _part_with(self, link: Link, error: BaseException) -> None:
+        """After a failure. When the server closed one, it was restarted, and those that rest are dead as well: a
+        retry shall not find one of them."""
+        self._drop(link)
+        if isinstance(error, Lost) and error.reason == "closed":
+            self._drop_idle()
+
     def _drop(self, link: Link) -> None:
         link.close()
         with self._mutex:
@@ -241,6 +248,9 @@ class Pool:
     def close(self) -> None:
         """Close all links: idle ones now, busy ones when they come back. The pool stays usable."""
         self._generation += 1
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while self._idle:
             try:
                 link = self._idle.pop()

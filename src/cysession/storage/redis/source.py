@@ -68,22 +68,16 @@ class Handshake:
         credentials: Sequence[str] | None,
         *,
         master: bool = False,
-        resp3: bool = False,
-        setup: Sequence[Sequence[Argument]] = (),
     ) -> None:
-        """master: the server must be one; resp3: switch the protocol; setup: further commands that must succeed."""
+        """master: the server must be one."""
         self.commands: list[Sequence[Argument]] = []
         secret = [c.encode() for c in credentials or ()]
-        if resp3:
-            secret = [b"default", *secret] if len(secret) == 1 else secret
-            self.commands.append((b"HELLO", 3, *((b"AUTH", *secret) if secret else ())))
-        elif secret:
+        if secret:
             self.commands.append((b"AUTH", *secret))
         if settings.name:
             self.commands.append((b"CLIENT", b"SETNAME", settings.name))
         if settings.db:
             self.commands.append((b"SELECT", settings.db))
-        self.commands.extend(setup)
         self._role = len(self.commands) if master else None
         # A server that cannot serve yet says so here already, and one that is full before it takes a command.
         self.commands.append((b"ROLE",) if master else (b"PING",))

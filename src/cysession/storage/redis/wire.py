@@ -35,7 +35,6 @@ pack_command: Callable[..., bytes] = hiredis.pack_command
 
 Argument: TypeAlias = bytes | int | str
 # What a server answers: bytes, int, None, (nested) lists of these; an ErrorReply only where the caller asked for it.
-# Under RESP3, which only a connection with a tracker speaks, HGETALL and its like answer a dict.
 Reply: TypeAlias = Any
 
 
@@ -98,7 +97,6 @@ _MISCONFIGURED = {
     "NODB": "Redis has no database of the configured number (a cluster has only 0)",
     "NOCLUSTER": "this Redis is not a cluster; use a redis:// URL",
     "NOCOMMAND": "this Redis server lacks a command that sessions need; use Redis 6 or newer, or Valkey",
-    "NOPROTO": "this Redis server does not speak RESP3; use Redis 6 or newer, or Valkey, or no near cache",
     "DENIED": "Redis runs in protected mode and refuses connections from other hosts",
 }
 
