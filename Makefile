@@ -7,12 +7,13 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-.PHONY: help venv build demo test lint bench bench-guard bench-servers sdist django freethreaded sanitize fuzz clean
+.PHONY: help venv build demo test lint docs bench bench-guard bench-servers sdist django freethreaded sanitize fuzz clean
 
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
 	@echo "make test          the test-suite"
 	@echo "make lint          ruff, mypy, and the checks of the Cython core"
+	@echo "make docs          the documentation as a site, in build/site"
 	@echo "make bench         the benchmarks"
 	@echo "make bench-servers requests a second behind uvicorn and granian, with sessions and without (wrk)"
 	@echo "make bench-guard   has the code become slower? ratios and instruction counts against their bounds"
@@ -35,6 +36,9 @@ test:
 
 lint:
 	@ci/lint.sh
+
+docs:
+	@ci/docs.sh
 
 bench:
 	@ci/bench.sh $(ARGS)

@@ -60,16 +60,18 @@ class InsecureCookieWarning(UserWarning):
 class HttpOptions(TypedDict, total=False):
     """The keyword arguments that all HTTP adapters share.
 
-    cookie          the cookie's name, `__Host-id` by default
-    path, domain    the cookie's scope; a `__Host-` name allows only path="/" and no domain
-    samesite        "Lax" (default), "Strict" or "None"
-    partitioned     a jar of its own on every site that embeds this one (CHIPS)
-    cookie_max_age  seconds or a timedelta, sliding with use; None: the cookie ends with the browser
-    send_cookie     False: take ids but never hand one out, because another service does
-    insecure        plain http, for development: no Secure, and the name loses its prefix
-    httponly        False: the page's scripts can read the id, and so can whoever gets a script into the page
-    header          carry the id in this header, both ways, and ignore cookies: for API clients. Scripts can
-                    read it there, so it is never the default
+    Attributes:
+        cookie: the cookie's name, `__Host-id` by default
+        path: the cookie's scope; a `__Host-` name allows only "/"
+        domain: the same; a `__Host-` name allows none
+        samesite: "Lax" (default), "Strict" or "None"
+        partitioned: a jar of its own on every site that embeds this one (CHIPS)
+        cookie_max_age: seconds or a timedelta, sliding with use; None: the cookie ends with the browser
+        send_cookie: False: take ids but never hand one out, because another service does
+        insecure: plain http, for development: no Secure, and the name loses its prefix
+        httponly: False: the page's scripts can read the id, and so can whoever gets a script into the page
+        header: carry the id in this header, both ways, and ignore cookies: for API clients. Scripts can
+            read it there, so it is never the default
     """
 
     cookie: str | None

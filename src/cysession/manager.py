@@ -19,9 +19,10 @@ H = TypeVar("H", bound=Hook)
 class SessionInfo(NamedTuple):
     """One of a user's sessions, for a list of devices: nothing in it lets anybody use the session.
 
-    handle:     names the session for life, through rotations; what `Manager.revoke` takes
-    created_at: seconds since the epoch
-    data:       what is stored in it, read-only
+    Attributes:
+        handle: names the session for life, through rotations; what `Manager.revoke` takes
+        created_at: seconds since the epoch
+        data: what is stored in it, read-only
     """
 
     handle: str
@@ -32,9 +33,15 @@ class SessionInfo(NamedTuple):
 class Stats(TypedDict):
     """Counts since this manager was made, in this process; `storage` has those of the storage itself.
 
-    created, destroyed, regenerated, unknown_id: what its sessions did; see events.py for each
-    revoked: sessions that `revoke` and `max_per_user` destroyed
-    expired, corrupt: what the storage found, 0 where it cannot tell
+    Attributes:
+        created: sessions that its sessions stored for the first time; see events.py
+        destroyed: those that they ended
+        regenerated: those that they moved to a fresh id
+        unknown_id: presented ids that named no live session
+        revoked: sessions that `revoke` and `max_per_user` destroyed
+        expired: sessions that the storage found to have expired, 0 where it cannot tell
+        corrupt: records that it found damaged
+        storage: the storage's own counts, see its `stats`
     """
 
     created: int

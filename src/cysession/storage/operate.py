@@ -12,13 +12,14 @@ __all__ = ["FAIL", "OK", "WARN", "Finding", "Level", "Summary"]
 class Summary(NamedTuple):
     """One stored session, by what is known of it without giving its data away. All times in seconds since the epoch.
 
-    locator     names it to the record protocol in this storage; in a storage that hashes ids it is no id
-    size        bytes, as stored
-    created_at  when it began; a rotation keeps it
-    used_at     last noted use, which may be min(60 s, ttl / 20) late; None: this storage cannot tell
-    expires_at  when it ends if nobody uses it; None: never, or this storage cannot tell
-    idle        its idle time in seconds; None: none, or this storage cannot tell
-    bound       whether it is bound to a user; None: this storage cannot tell, for its records are encrypted
+    Attributes:
+        locator: names it to the record protocol in this storage; in a storage that hashes ids it is no id
+        size: bytes, as stored
+        created_at: when it began; a rotation keeps it
+        used_at: last noted use, which may be min(60 s, ttl / 20) late; None: this storage cannot tell
+        expires_at: when it ends if nobody uses it; None: never, or this storage cannot tell
+        idle: its idle time in seconds; None: none, or this storage cannot tell
+        bound: whether it is bound to a user; None: this storage cannot tell, for its records are encrypted
     """
 
     locator: str
