@@ -909,6 +909,11 @@ class RedisStorage(Storage):
 
     async def aclose(self) -> None:
         self._driver.stop()
+        loop = asyncio.get_running_loop()
+        if (timer := self._timers.pop(loop, None)) is not None:
+            timer.cancel()
+        if under_way := {task for task in self._writing if task.get_loop() is loop}:
+            await asyncio.wait(under_way)
         with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
             await self.aflush()
         await self._client.aclose()
