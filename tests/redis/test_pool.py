@@ -280,3 +280,23 @@ def test_a_reset_in_the_middle_of_a_shared_write(server: RedisServer, proxy: Pro
     assert results == [b"v%d" % n * 100 for n in range(12)]
     client.close()
     assert sys.getrefcount(client) < 10
+
+
+def test_a_link_that_is_lost_with_its_thread_gives_its_place_back(server: RedisServer) -> None:
+    """R29: killed between taking the only link and using it; the next caller opens another, in time."""
+    client = Client(server.url, links=1, timeout=1.0)
+    client.call(b"", b"PING")
+    pool = client.nodes[0].pool
+    for _ in range(3):
+        pool._idle.pop()  # and that was the last that anybody knew of it
+
+        def works() -> bool:
+            try:
+                return bool(client.call(b"", b"PING") == b"PONG")
+            except StorageUnavailable:
+                return False
+
+        eventually(works, "a new link is opened")
+        assert pool.size == 1
+    eventually(lambda: server.clients() == 1, "the lost ones are closed")
+    client.close()

@@ -90,11 +90,19 @@ class Client:
 
     def call_packed(self, slot_key: bytes, packed: bytes, *, retry: bool = False) -> Reply:
         """One command that `wire.pack` or a `wire.Template` has packed."""
-        replies = self.call_packed_many(slot_key, packed, 1, retry=retry, raise_errors=False)
-        reply = replies[0]
-        if isinstance(reply, ErrorReply):
-            raise explain(reply) from None
-        return reply
+        deadline = time.monotonic() + self._timeout
+        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        outcome: Outcome | None = None
+        if node is not None and not self._slots_doubtful:
+            try:
+                outcome = node.exchange(packed, 1, deadline, True)
+                if not isinstance(outcome[0], ErrorReply):
+                    return outcome[0]
+            except (Lost, SessionError) as error:
+                outcome = error
+        if not isinstance(outcome, list) or _elsewhere(outcome):
+            outcome = self._run(self._plan(slot_key, packed, 1, retry, deadline, node, outcome))
+        return strict(outcome)[0]
 
     def call_packed_many(
         self, slot_key: bytes, packed: bytes, count: int, *, retry: bool = False, raise_errors: bool = True
@@ -108,7 +116,7 @@ class Client:
                 outcome = node.exchange(packed, count, deadline, True)
             except (Lost, SessionError) as error:
                 outcome = error
-        if outcome is None or not isinstance(outcome, list) or _elsewhere(outcome):
+        if not isinstance(outcome, list) or _elsewhere(outcome):
             outcome = self._run(self._plan(slot_key, packed, count, retry, deadline, node, outcome))
         return strict(outcome) if raise_errors else outcome
 

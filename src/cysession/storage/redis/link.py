@@ -21,7 +21,7 @@ from cysession.errors import SessionError, StorageMisconfigured, StorageUnavaila
 from .source import Address, Handshake, Settings
 from .wire import ErrorReply, Reply, pack_many
 
-__all__ = ["NOT_YET", "Link", "Lost", "describe", "make_reader", "resolve"]
+__all__ = ["NOT_YET", "STALE", "Link", "Lost", "describe", "make_reader", "resolve"]
 
 NOT_YET = object()  # what a reader answers while a reply is incomplete
 READ = 65536  # bytes a read; a session's limit and a little more
@@ -184,17 +184,22 @@ class Link:
 
         fresh: the deadline is a whole timeout away, which is what the socket is set to between calls.
         """
-        try:
+        if not fresh or self._shortened:
             self._set_timeout(deadline, fresh)
-        except TimeoutError:
-            raise Lost("timeout", sent=False) from None
+        gets = self._gets
         try:
             self.sock.sendall(data)
             if len(data) > SMALL:
                 self._shorten(deadline)
-            replies = [self._first_reply(deadline)]
-            while len(replies) < count:
-                replies.append(self._next_reply(deadline))
+            self._receive()
+            replies = [gets()]
+            while len(replies) < count or replies[-1] is NOT_YET:
+                if replies[-1] is NOT_YET:
+                    self._shorten(deadline)  # what trickles in does not extend the time
+                    self._receive()
+                    replies[-1] = gets()
+                else:
+                    replies.append(gets())
         except TimeoutError:
             raise Lost("timeout") from None
         except OSError:
@@ -207,37 +212,27 @@ class Link:
         return replies
 
     def _set_timeout(self, deadline: float, fresh: bool) -> None:
-        if not fresh:
-            self._shorten(deadline)
-        elif self._shortened:
+        if fresh:
             self.sock.settimeout(self._timeout)
             self._shortened = False
+            return
+        try:
+            self._shorten(deadline)
+        except TimeoutError:
+            raise Lost("timeout", sent=False) from None
 
     def _shorten(self, deadline: float) -> None:
         self.sock.settimeout(left(deadline))
         self._shortened = True
 
-    def _first_reply(self, deadline: float) -> Reply:
+    def _receive(self) -> None:
         size = self.sock.recv_into(self._buffer)
         if not size:
             raise Lost("closed")
         self._feed(self._buffer, 0, size)
-        reply = self._gets()
-        return reply if reply is not NOT_YET else self._next_reply(deadline)
 
-    def _next_reply(self, deadline: float) -> Reply:
-        while (reply := self._gets()) is NOT_YET:
-            self._shorten(deadline)  # what trickles in does not extend the time
-            size = self.sock.recv_into(self._buffer)
-            if not size:
-                raise Lost("closed")
-            self._feed(self._buffer, 0, size)
-        return reply
-
-    def stale(self, now: float) -> bool:
+    def stale(self) -> bool:
         """After a longer rest: has the server closed it meanwhile, or said something unasked?"""
-        if now - self.used < STALE:
-            return False
         try:
             poller = select.poll()
             poller.register(self.sock, select.POLLIN)

@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
+from . import link as link_module
 from .link import Link, Lost
 from .wire import Reply
 
@@ -22,6 +23,7 @@ __all__ = ["Pool"]
 
 BATCH = 64  # callers that share one write at most
 BATCH_BYTES = 1 << 18  # and bytes
+RECOUNT = 0.05  # seconds; after that long a link that was lost with its thread is noticed
 
 # What has become of a caller in the queue; changed under the pool's mutex, but for DONE.
 WAITS, LEADS, RIDES, DONE = range(4)
@@ -64,16 +66,19 @@ class Pool:
         # Weak: a thread killed between any two steps can drop a link but not the place that it took.
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._generation = 0
+        self._full_until = 0.0  # no link may be added before, as far as is known
 
     # --- exchange -----------------------------------------------------------------------------------------------
 
     def exchange(self, data: bytes, count: int, deadline: float, fresh: bool = True) -> list[Reply]:
         """Write `data`, return its `count` replies. Raises Lost; SessionError if no connection can be made."""
+        if not self._idle:
+            return self._exchange_in_a_crowd(data, count, deadline, fresh)
         try:
             link = self._idle.pop()
         except IndexError:
             return self._exchange_in_a_crowd(data, count, deadline, fresh)
-        if link.stale(deadline):
+        if deadline - link.used > link_module.STALE and link.stale():
             self._drop(link)
             return self.exchange(data, count, deadline, fresh)
         return self._exchange_on(link, data, count, deadline, fresh)
@@ -90,7 +95,7 @@ class Pool:
     def _exchange_in_a_crowd(self, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
         caller = _Caller(data, count)
         with self._mutex:
-            link = self._new_link()
+            link = self._new_link(deadline)
             if link is None:
                 self._queue.append(caller)
         if link is None:
@@ -113,9 +118,17 @@ class Pool:
             raise
         return self._exchange_on(link, data, count, deadline, False)
 
-    def _new_link(self) -> Link | None:
-        """A link still to be connected, if there may be one more. Under the mutex."""
+    def _new_link(self, moment: float | None = None) -> Link | None:
+        """A link still to be connected, if there may be one more. Under the mutex.
+
+        moment: now, by any clock; counting weak references at every call of a crowd would cost too much. None:
+            count in any case.
+        """
+        if moment is not None and moment < self._full_until:
+            return None
         if len(self._links) >= self._size:
+            if moment is not None:
+                self._full_until = moment + RECOUNT
             return None
         link = Link(self._timeout)
         link.generation = self._generation
@@ -240,6 +253,7 @@ class Pool:
         link.close()
         with self._mutex:
             self._links.discard(link)
+            self._full_until = 0.0
         if self._queue:
             self._call_next()
 
