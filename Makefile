@@ -7,7 +7,7 @@ PYTHON ?=
 ARGS ?=
 export PYTHON
 
-.PHONY: help venv build demo test lint docs bench bench-guard bench-servers sdist django freethreaded sanitize fuzz clean
+.PHONY: help venv build demo test lint docs bench bench-guard bench-servers sdist wheels test-all django freethreaded sanitize fuzz clean
 
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
@@ -19,6 +19,8 @@ help:
 	@echo "make bench-guard   has the code become slower? ratios and instruction counts against their bounds"
 	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"
 	@echo "make django        the Django tests on the newest Django, which wants Python 3.12"
+	@echo "make wheels        wheels for Linux in dist/, from the sdist: built twice, checked, installed and tested"
+	@echo "make test-all      the suites on every interpreter of this machine, free-threaded 3.13 included"
 	@echo "make freethreaded  the core suites on CPython 3.13 without the GIL (built once, about 3 minutes)"
 	@echo "make sanitize      the core suites under AddressSanitizer and UBSan"
 	@echo "make fuzz          a minute of fuzzing of the decoder (ARGS=600: ten)"
@@ -55,6 +57,12 @@ sdist:
 
 django:
 	@ci/django.sh $(ARGS)
+
+wheels:
+	@ci/wheels.sh
+
+test-all:
+	@ci/test-all.sh $(ARGS)
 
 freethreaded:
 	@ci/freethreaded.sh $(ARGS)

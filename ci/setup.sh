@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the tree ready to work in: ci/setup.sh [demo|docs|test|lint|bench|fuzz|guard]
+# Make the tree ready to work in: ci/setup.sh [demo|docs|test|lint|bench|fuzz|guard|wheels]
 #
 # Creates .venv, installs what the purpose needs and compiles the extension in place (editable install). Each step
 # leaves a stamp with a checksum of what it was made from, so a second run only compares checksums.
@@ -124,6 +124,6 @@ install_package
 build_extension
 case $PURPOSE in
     build | guard) ;;
-    docs | demo | test | lint | bench | fuzz) install_requirements "$PURPOSE" ;;
-    *) die "unknown purpose '$PURPOSE'; one of: build demo docs test lint bench fuzz guard" ;;
+    docs | demo | test | lint | bench | fuzz | wheels) install_requirements "$PURPOSE" ;;
+    *) die "unknown purpose '$PURPOSE'; one of: build demo docs test lint bench fuzz guard wheels" ;;
 esac

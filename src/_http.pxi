@@ -3,10 +3,21 @@
 
 cdef extern from *:
     """
-    /* memmem is linear even for the worst header, and both C libraries that we build on have it. */
+    #if defined(_WIN32)
+    static inline const char *text_find(const char *in, Py_ssize_t in_len, const char *what, Py_ssize_t what_len) {
+        const char *end = in + in_len - what_len + 1;      /* behind the last place where it can begin */
+        if (what_len == 0) return in;
+        while (in < end && (in = (const char *)memchr(in, what[0], (size_t)(end - in))) != NULL) {
+            if (memcmp(in, what, (size_t)what_len) == 0) return in;
+            in++;
+        }
+        return NULL;
+    }
+    #else      /* linear even for the worst header */
     static inline const char *text_find(const char *in, Py_ssize_t in_len, const char *what, Py_ssize_t what_len) {
         return (const char *)memmem(in, (size_t)in_len, what, (size_t)what_len);
     }
+    #endif
     """
     const char *text_find(const char *text, Py_ssize_t text_len, const char *what, Py_ssize_t what_len) noexcept
     bint PyBytes_CheckExact(PyObject *o) noexcept

@@ -29,15 +29,18 @@ import threading
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from sys import modules
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 from zlib import crc32
-from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
 
 from ._core import Record, require_storable
 from .errors import CorruptRecord, NotSerializable, SessionTooLarge
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo  # not at import: it reads the configuration of the whole interpreter
 
 __all__ = ["MAX_BYTES", "Header", "decode", "encode", "frame", "pack", "peek", "unframe", "unpack"]
 
@@ -261,7 +264,8 @@ def _zone_to_bytes(zone: Any) -> bytes:
     """Naive: nothing. A fixed offset: b"+", or b"n" with a name of its own. A place: b"z" and its key."""
     if zone is None:
         return b""
-    if type(zone) is ZoneInfo:
+    zoneinfo = modules.get("zoneinfo")
+    if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo:
         return b"z" + zone.key.encode("utf-8")
     offset: timedelta = zone.utcoffset(None)
     packed = _TIMEDELTA.pack(offset.days, offset.seconds, offset.microseconds)
@@ -368,10 +372,12 @@ def _from_ext(code: int, data: bytes) -> object:
     raise ValueError("an unknown extension type")
 
 
-def _zone_from_bytes(data: bytes) -> timezone | ZoneInfo | None:
+def _zone_from_bytes(data: bytes) -> "timezone | ZoneInfo | None":
     if not data:
         return None
     if data[:1] == b"z":
+        from zoneinfo import ZoneInfo
+
         return ZoneInfo(data[1:].decode("utf-8"))
     offset = timedelta(*_TIMEDELTA.unpack_from(data, 1))
     name = data[1 + _TIMEDELTA.size :].decode("utf-8")

@@ -15,7 +15,6 @@ that mean nothing outside this process and its forks.
 
 import logging
 from collections.abc import Callable
-from inspect import iscoroutinefunction
 from typing import Final, NamedTuple, cast
 
 __all__ = ["EVENTS", "Event", "Hook", "Hooks"]
@@ -45,6 +44,8 @@ class Hooks:
     def add(self, kind: str, hook: object) -> None:
         if kind not in self._hooks:
             raise ValueError(f"there is no event {kind!r:.40}; the events are {', '.join(EVENTS)}")
+        from inspect import iscoroutinefunction  # not at import: it brings ast, dis and tokenize
+
         if not callable(hook) or iscoroutinefunction(hook):
             raise TypeError("a hook is a plain function that takes the Event; it may start a task by itself")
         self._hooks[kind] += (cast(Hook, hook),)

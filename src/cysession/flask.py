@@ -141,7 +141,9 @@ class FlaskSession(SessionMixin):
 
     def __getattr__(self, name: str) -> Any:
         """All else is the session's own: regenerate_id(), destroy(), bind(), save(), modify(), expires_at ..."""
-        if name == "core" or name.startswith("__"):  # a half-made copy; a protocol that a session does not have
+        if name == "core" or name.startswith(
+            "__"
+        ):  # a half-made copy; a protocol that a session does not have
             raise AttributeError(name)
         if name in _KEYS_IN_TEMPLATES:
             raise AttributeError(f"session.{name} is the key {name!r} in templates; use session.core.{name}")

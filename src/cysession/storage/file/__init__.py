@@ -7,6 +7,12 @@ locks.py      who may write: stripes of locks between threads and between proces
 survey.py     what operators want to know of the sessions and of the place
 sweeper.py    removes what has expired or was left behind, a little at a time
 seal.py       encryption at rest
+nowhere.py    FileStorage on Windows: says that there is none
 """
 
-from .storage import FileStorage as FileStorage
+import sys
+
+if sys.platform == "win32":
+    from .nowhere import FileStorage as FileStorage
+else:
+    from .storage import FileStorage as FileStorage

@@ -234,9 +234,7 @@ class Link:
     def stale(self) -> bool:
         """After a longer rest: has the server closed it meanwhile, or said something unasked?"""
         try:
-            poller = select.poll()
-            poller.register(self.sock, select.POLLIN)
-            return bool(poller.poll(0))
+            return readable(self.sock)
         except (OSError, ValueError):
             return True
 
@@ -250,6 +248,15 @@ class Link:
     def __del__(self) -> None:
         """Links that rest when the process ends, and those whose thread was killed at an odd moment."""
         self.close()
+
+
+def readable(sock: Any) -> bool:
+    """Whether a socket has something to read, an end included; any number of files may be open where there is poll()."""
+    if not hasattr(select, "poll"):  # Windows, whose select() has no such limit
+        return bool(select.select([sock], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def left(deadline: float) -> float:

@@ -93,7 +93,8 @@ def _begin_counting() -> None:
 
 
 _begin_counting()
-os.register_at_fork(after_in_child=_begin_counting)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_counting)
 
 
 def new_token() -> bytes:
