@@ -266,7 +266,8 @@ def _zone_to_bytes(zone: Any) -> bytes:
         return b""
     zoneinfo = modules.get("zoneinfo")
     if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo:
-        return b"z" + zone.key.encode("utf-8")
+        key: str = zone.key
+        return b"z" + key.encode("utf-8")
     offset: timedelta = zone.utcoffset(None)
     packed = _TIMEDELTA.pack(offset.days, offset.seconds, offset.microseconds)
     name: str = zone.tzname(None)

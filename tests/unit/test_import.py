@@ -1,4 +1,4 @@
-"""What `import cysession` brings along: nothing that a program may never use. Its time is measured in bench/test_import.py."""
+"""What `import cysession` brings along: nothing that a program may never use. Its time: bench/test_import.py."""
 
 import subprocess
 import sys

@@ -251,7 +251,7 @@ class Link:
 
 
 def readable(sock: Any) -> bool:
-    """Whether a socket has something to read, an end included; any number of files may be open where there is poll()."""
+    """Whether a socket has something to read, an end included; poll() knows no highest number of a file."""
     if not hasattr(select, "poll"):  # Windows, whose select() has no such limit
         return bool(select.select([sock], [], [], 0)[0])
     poller = select.poll()
