@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
@@ -85,11 +85,11 @@ class Server:
             process.kill()
             process.wait()
 
-    def browser(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE, trust_env=False)
+    def browser(self) -> httpx2.Client:
+        return httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE, trust_env=False)
 
     @contextmanager
-    def websocket(self, browser: httpx.Client) -> Iterator[ClientConnection]:
+    def websocket(self, browser: httpx2.Client) -> Iterator[ClientConnection]:
         """With the browser's cookies; a cookie of the handshake goes to the browser."""
         cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
         headers = {"Cookie": cookies} if cookies else {}
@@ -116,18 +116,18 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def browser(server: Server) -> Iterator[httpx.Client]:
+def browser(server: Server) -> Iterator[httpx2.Client]:
     with server.browser() as made:
         yield made
 
 
-def read(browser: httpx.Client) -> dict[str, Any]:
+def read(browser: httpx2.Client) -> dict[str, Any]:
     data = ast.literal_eval(browser.get("/read").text)
     assert isinstance(data, dict)
     return data
 
 
-def test_a_browser_is_known_from_request_to_request(server: Server, browser: httpx.Client) -> None:
+def test_a_browser_is_known_from_request_to_request(server: Server, browser: httpx2.Client) -> None:
     first = browser.get("/")
     assert first.text == "1" and "HttpOnly" in first.headers["set-cookie"]
     assert first.headers["vary"] == "Cookie" and first.headers["cache-control"] == "no-store"
@@ -139,7 +139,7 @@ def test_a_browser_is_known_from_request_to_request(server: Server, browser: htt
     assert browser.get("/").text == "1"
 
 
-def test_R4_an_error_drops_the_changes_and_a_new_id_arrives_all_the_same(browser: httpx.Client) -> None:
+def test_R4_an_error_drops_the_changes_and_a_new_id_arrives_all_the_same(browser: httpx2.Client) -> None:
     browser.get("/")
     old = browser.cookies["id"]
     assert browser.get("/fail").status_code == 500 and read(browser) == {"n": 1}
@@ -148,7 +148,7 @@ def test_R4_an_error_drops_the_changes_and_a_new_id_arrives_all_the_same(browser
     assert read(browser) == {"n": 1}
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_stream(server: Server, browser: httpx.Client) -> None:
+def test_a_client_that_leaves_in_the_middle_of_a_stream(server: Server, browser: httpx2.Client) -> None:
     with browser.stream("GET", "/events") as stream:
         ticks = stream.iter_lines()
         assert next(ticks) == "data: tick"
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream(server: Server, browser:
     assert read(browser) == {"listening": False}
 
 
-def test_R5_a_client_that_leaves_before_the_answer(server: Server, browser: httpx.Client) -> None:
+def test_R5_a_client_that_leaves_before_the_answer(server: Server, browser: httpx2.Client) -> None:
     browser.get("/")
     request = f"GET /slow HTTP/1.1\r\nHost: x\r\nCookie: id={browser.cookies['id']}\r\n\r\n".encode()
     for _ in range(3):
@@ -172,7 +172,7 @@ def test_R5_a_client_that_leaves_before_the_answer(server: Server, browser: http
 
 
 def test_a_websocket_shares_the_session_and_keeps_the_last_word(
-    server: Server, browser: httpx.Client
+    server: Server, browser: httpx2.Client
 ) -> None:
     browser.get("/")
     with server.websocket(browser) as opened:
@@ -188,7 +188,7 @@ def test_a_websocket_shares_the_session_and_keeps_the_last_word(
     wait_for("the last commit", lambda: read(browser) == {"n": 2, "heard": ["hello", "save", "bye"]})
 
 
-def test_R5_a_websocket_whose_client_vanishes(server: Server, browser: httpx.Client) -> None:
+def test_R5_a_websocket_whose_client_vanishes(server: Server, browser: httpx2.Client) -> None:
     browser.get("/")
     with server.websocket(browser) as opened:
         opened.send("hello")
@@ -211,7 +211,7 @@ def test_a_handshake_can_begin_a_session(tmp_path: Path) -> None:
         server.end(signal.SIGKILL)
 
 
-def test_the_stop_of_the_server_closes_the_storage(server: Server, browser: httpx.Client) -> None:
+def test_the_stop_of_the_server_closes_the_storage(server: Server, browser: httpx2.Client) -> None:
     browser.get("/")
     assert not (server.directory / "closed").exists()
     browser.close()
@@ -219,7 +219,7 @@ def test_the_stop_of_the_server_closes_the_storage(server: Server, browser: http
     assert (server.directory / "closed").exists()
 
 
-def test_a_server_that_is_killed_knows_its_browsers_again(server: Server, browser: httpx.Client) -> None:
+def test_a_server_that_is_killed_knows_its_browsers_again(server: Server, browser: httpx2.Client) -> None:
     browser.get("/")
     server.end(signal.SIGKILL)
     server.start()
