@@ -30,5 +30,7 @@ def test_the_first_block_is_the_minimal_example(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_newcomer_needs_two_commands() -> None:
-    commands = [line.split()[:2] for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+    commands = [
+        line.split()[:2] for language, code in BLOCKS if language == "sh" for line in code.splitlines()
+    ]
     assert [command for command in commands if command[0] == "make"] == [["make", "demo"], ["make", "test"]]

@@ -66,7 +66,9 @@ Reads = dict[bytes, list["asyncio.Future[Any]"]]
 """Keys that are being read, and who else waits for them."""
 
 AGAIN: Final = object()  # in place of a reply: whoever was to read gave up
-TRIES: Final = 1000  # of one commit; each that fails was overtaken by one that did not, and the quick ones come in runs
+TRIES: Final = (
+    1000  # of one commit; each that fails was overtaken by one that did not, and the quick ones come in runs
+)
 SPARE: Final = 3600 * 1000  # ms that a key outlives its session where a clock of the manager's decides
 FOREVER: Final = 100 * 365 * 86400 * 1000  # ms; a server refuses times beyond its own reckoning
 AT_ONCE: Final = 256  # sessions of a user that are read in one round trip
