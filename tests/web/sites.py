@@ -7,13 +7,13 @@ An adapter joins the suite with an entry in `ADAPTERS`: (view, manager, options)
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import io
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -76,6 +76,9 @@ class Reply:
         (line,) = self.cookies
         return line.partition(b"=")[2].partition(b";")[0].partition(b".")[0].decode()
 
+
+visitor: ContextVar[str] = ContextVar("visitor", default="")
+"""Who sends the request that a view is answering, for views that have to know."""
 
 HEADERS_LEAVE: list[Callable[[list[Header]], object]] = []
 """Called by the drivers with the headers at the moment when an adapter hands them to the server."""
@@ -298,10 +301,15 @@ class AsyncDjangoSite(DjangoSite):
             await self.app(scope, once, send)
 
         # A view that sends a request to another site blocks the thread in which Django runs such views.
-        context = contextvars.copy_context()
+        # Not with its context: in that, Django waits for the blocked thread.
+        who = visitor.get()
+
+        def run() -> Reply:
+            visitor.set(who)
+            return asyncio.run(call(app, headers, method=method))
+
         with ThreadPoolExecutor(1) as thread:
-            run = thread.submit(context.run, lambda: asyncio.run(call(app, headers, method=method)))
-            return run.result()
+            return thread.submit(run).result()
 
 
 def django_settings(manager: Manager, options: dict[str, Any]) -> dict[str, Any]:

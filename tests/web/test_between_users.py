@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,9 @@ from tests.web import sites
 from tests.web.browser import Jar
 from tests.web.conftest import MakeSite
 from tests.web.proxy import CachingProxy
-from tests.web.sites import ADAPTERS, Answer, Header, Reply, Site, cookie
+from tests.web.sites import ADAPTERS, Answer, Header, Reply, Site, cookie, visitor
 
 PUBLIC = (b"cache-control", b"public, max-age=31536000")  # an app that takes no care at all
-visitor: ContextVar[str] = ContextVar("visitor")
-"""Who sends the request that a view is answering."""
 
 
 def count(session: Session) -> None:
