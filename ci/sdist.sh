@@ -55,6 +55,7 @@ optional = {"redis", "hiredis", "starlette", "flask", "django", "grpc", "cryptog
 assert not optional & set(sys.modules), f"plain use imports {optional & set(sys.modules)}"
 print(f"cysession works from the wheel, on {sys.version.split()[0]}")
 PYTHON
+"$OUT/venv/bin/cysession" inspect "file://$OUT/venv/sessions"
 
 say "the storage contract from ${wheel##*/}[testing], as somebody runs it for a storage of their own"
 "$VENV/bin/python" -m venv "$OUT/venv-testing"

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
@@ -239,3 +240,93 @@ def test_a_source_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["migrate", "--from", "starsessions", "redis://:hunter2@127.0.0.1:1/0", "--to", "memory://"]
     assert cli.main(arguments) == cli.UNAVAILABLE
     assert "hunter2" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+def test_a_visitor_of_flask_session_keeps_cookie_and_session(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sessions that Flask-Session itself has stored, and the cookie that it gave out."""
+    import flask
+    import flask_session
+    import redis
+
+    from cysession.flask import CySession
+
+    def visit() -> str:
+        flask.session["visits"] = flask.session.get("visits", 0) + 1
+        flask.session["when"] = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        return str(flask.session["visits"])
+
+    before = flask.Flask("before")
+    before.config.update(SESSION_TYPE="redis", SESSION_REDIS=redis.Redis.from_url(server.url))
+    flask_session.Session(before)
+    before.add_url_rule("/", view_func=visit)
+    browser = before.test_client()
+    assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+    cookie = browser.get_cookie("session")
+    assert cookie is not None
+    before.config["SESSION_REDIS"].close()
+
+    assert moved(server, capsys, "--from", "flask-session", server.url) == {"moved": 1}
+    with Manager(3600, RedisStorage(server.url, prefix="new:")) as manager:
+        after = flask.Flask("after")
+        CySession(after, manager, cookie="session", insecure=True)
+        after.add_url_rule("/", view_func=visit)
+        browser = after.test_client()
+        browser.set_cookie("session", cookie.value)
+        assert browser.get("/").text == "3"
+        assert manager.new(cookie.value)["when"] == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+def test_a_visitor_of_starsessions_keeps_cookie_and_session(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same for starsessions."""
+    import redis.asyncio
+    import starsessions
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+    from starsessions.stores.redis import RedisStore
+
+    from cysession.asgi import SessionMiddleware
+
+    async def visit(request: Request) -> PlainTextResponse:
+        request.session["visits"] = request.session.get("visits", 0) + 1
+        return PlainTextResponse(str(request.session["visits"]))
+
+    connection = redis.asyncio.Redis.from_url(server.url)
+    store = RedisStore(connection=connection)
+    layers = [
+        Middleware(starsessions.SessionMiddleware, store=store, lifetime=3600, cookie_https_only=False),
+        Middleware(starsessions.SessionAutoloadMiddleware),
+    ]
+    with TestClient(Starlette(routes=[Route("/", visit)], middleware=layers)) as browser:
+        assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+        cookies = {"session": browser.cookies["session"]}
+        assert browser.portal is not None
+        browser.portal.call(connection.aclose)
+
+    assert moved(server, capsys, "--from", "starsessions", server.url) == {"moved": 1}
+    with Manager(3600, RedisStorage(server.url, prefix="new:")) as manager:
+        layers = [Middleware(SessionMiddleware, manager=manager, cookie="session", insecure=True)]
+        with TestClient(Starlette(routes=[Route("/", visit)], middleware=layers), cookies=cookies) as browser:
+            assert browser.get("/").text == "3"
+
+
+def test_the_doctor_leaves_out_what_it_may_not_ask(
+    own_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rights = (
+        "+get +set +getrange +setrange +del +pexpire +pttl +evalsha +eval +exists +zadd +zrange +zrem +info"
+    )
+    own_server.ok("ACL", "SETUSER", "shop", "on", ">word", "~cysession:*", *rights.split())
+    own_server.ok("CONFIG", "SET", "maxmemory", "100mb")
+    found = findings(capsys, own_server.url.replace("redis://", "redis://shop:word@"))
+    assert found["clock"] == ("ok", "not looked at: the user may not ask for TIME")
+    assert found["persistence"][0] == "ok" and "may not ask" in found["persistence"][1]

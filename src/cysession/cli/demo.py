@@ -11,10 +11,8 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from cysession import Manager, Session
 from cysession.storage import open_storage
@@ -24,6 +22,7 @@ from .output import Output, ago
 from .target import shown
 
 if TYPE_CHECKING:
+    from wsgiref.simple_server import WSGIServer
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 __all__ = ["add_to", "run", "site"]
@@ -44,7 +43,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> int:
     with Manager(DAY, open_storage(args.storage)) as manager:
         try:
-            server = make_server(HOST, args.port, site(manager), _Server, _Handler)
+            server = _server(args.port, site(manager))
         except OSError as error:
             output.note(
                 f"cysession: cannot listen on {HOST}:{args.port}: {error.strerror}; choose another --port"
@@ -171,10 +170,15 @@ def _button(session: Session, path: str, label: str, more: str = "") -> str:
     return f'<form method="post" action="{path}">{hidden}{more}<button>{label}</button></form>'
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+def _server(port: int, app: "WSGIApplication") -> "WSGIServer":
+    from socketserver import ThreadingMixIn  # here, because the other commands need no server
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+    class Server(ThreadingMixIn, WSGIServer):
+        daemon_threads = True
 
-class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """No line for every request."""
+    class Handler(WSGIRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """No line for every request."""
+
+    return make_server(HOST, port, app, Server, Handler)
