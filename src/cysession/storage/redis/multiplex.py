@@ -1,8 +1,9 @@
 """Mux: the async side's one connection to a node and event loop, shared by all tasks.
 
-The commands of one turn of the loop go out in one write. Replies come in the order of the commands, so the n-th reply
-belongs to the n-th future of a queue, whatever has become of its task meanwhile: a cancelled caller stays in the queue
-until its reply has been read and dropped, so cancelling costs no connection and can never shift replies.
+The commands of one turn of the loop go out in one write, those of a long turn in a few. Replies come in the order of
+the commands, so the n-th reply belongs to the n-th future of a queue, whatever has become of its task meanwhile: a
+cancelled caller stays in the queue until its reply has been read and dropped, so cancelling costs no connection and can
+never shift replies.
 
 There is no timer for each call. While anything is unanswered a watchdog looks at the queue sixteen times a timeout
 and notes how many commands had been sent by then; what is older than the timeout fails, and if nothing at all arrived
@@ -26,6 +27,7 @@ from .wire import Reply
 __all__ = ["MAX_BYTES", "MAX_WAITING", "Mux"]
 
 MAX_WAITING = 65536  # commands without a reply; beyond it new ones fail at once
+ENOUGH = 16  # commands that do not wait for the end of the turn, so that the server works meanwhile; then 32, 64 ...
 MAX_BYTES = 1 << 25  # bytes that wait because the server takes no more
 LOOKS = 16  # of the watchdog, in one timeout
 
@@ -74,6 +76,7 @@ class Mux(asyncio.BufferedProtocol):
         self._waiting: deque[Any] = deque()  # futures and Gathers, in the order of their commands
         self._out: list[bytes] = []  # commands of this turn
         self._will_flush = False
+        self._enough = ENOUGH  # commands that are sent before the turn is over
         self._paused = False
         self._answered = 0  # replies so far
         self._received = 0  # reads so far
@@ -94,10 +97,14 @@ class Mux(asyncio.BufferedProtocol):
             self._check_room()
         future = self._make_future()
         self._waiting.append(future)
-        self._out.append(data)
+        out = self._out
+        out.append(data)
         if not self._will_flush:
             self._will_flush = True
             self._soon(self._flush)
+        elif len(out) >= self._enough:
+            self._enough *= 2
+            self._write()
         return future
 
     def send_many(self, data: bytes, count: int) -> "asyncio.Future[Any]":
@@ -119,7 +126,12 @@ class Mux(asyncio.BufferedProtocol):
             raise Lost("crowded", sent=False)
 
     def _flush(self) -> None:
+        """The turn is over."""
         self._will_flush = False
+        self._enough = ENOUGH
+        self._write()
+
+    def _write(self) -> None:
         if self._paused or not self._out or self._transport is None:
             return
         out = self._out
