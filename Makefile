@@ -12,7 +12,7 @@ export PYTHON
 help:
 	@echo "make demo          start the demo shop on http://127.0.0.1:8000 (PORT= overrides)"
 	@echo "make test          the test-suite"
-	@echo "make lint          ruff, mypy, and the checks of the Cython core"
+	@echo "make lint          ruff, mypy, pyright, and the checks of the Cython core"
 	@echo "make docs          the documentation as a site, in build/site"
 	@echo "make bench         the benchmarks"
 	@echo "make bench-servers requests a second behind uvicorn and granian, with sessions and without (wrk)"

@@ -153,6 +153,15 @@ def test_the_base_package_imports_no_framework() -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_there_is_one_version() -> None:
+    """In the metadata, in the package, and first in the changelog."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    assert f'__version__ = "{version}"' in source
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+)", changelog, re.MULTILINE)[0] == version
+
+
 def test_dependencies_are_declared() -> None:
     """Every third-party module above is the base dependency or belongs to an extra of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
