@@ -3,12 +3,15 @@
 
 One compile unit, in reading order:
 
-    _clock.pxd    the native clock                       _values.pxi   what a session can hold: freeze, thaw, same
-    _lock.pxd     the shard lock and the leaf rule       _record.pxi   Record (committed state), Delta (changes)
-    _wheel.pxd    hierarchical timer wheel               _map.pxi      SessionTable
-    _table.pxd    one shard: hash table + wheel + lock   _session.pxi  ManagerCore, Session
-    _pack.pxd     the packed form of a session's data    _http.pxi     the id in a request's headers
-    _file.pxd     one file's system calls                _stored.pxi   Place, Stored: what FileStorage saw on disk
+    _clock.pxd    the native clock                       _values.pxi    what a session can hold: freeze, thaw, same
+    _lock.pxd     the shard lock and the leaf rule       _record.pxi    Record (committed state), Delta (changes)
+    _wheel.pxd    hierarchical timer wheel               _map.pxi       SessionTable
+    _table.pxd    one shard: hash table + wheel + lock   _manager.pxi   ManagerCore, Policy
+    _pack.pxd     the packed form of a session's data    _session.pxi   Session: start, read, write
+    _file.pxd     one file's system calls                _changes.pxi   a session's vector of changes
+                                                         _commit.pxi    save, modify, rotate, destroy
+                                                         _http.pxi      the id in a request's headers
+                                                         _stored.pxi    Place, Stored: what FileStorage saw on disk
 
 The .pxd files are header-only C-level structures without Python objects; the .pxi files build the classes on them.
 The core holds no policy beyond what a Manager tells it and imports nothing of the package. It does no I/O but the
@@ -150,7 +153,10 @@ cdef int64_t ns_of_or_zero(object seconds, str what) except -1:
 include "_values.pxi"
 include "_record.pxi"
 include "_map.pxi"
+include "_manager.pxi"
 include "_session.pxi"
+include "_changes.pxi"
+include "_commit.pxi"
 include "_http.pxi"
 include "_stored.pxi"
 
