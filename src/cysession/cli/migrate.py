@@ -144,7 +144,7 @@ def _redis(
     try:
         import redis
     except ModuleNotFoundError:
-        raise NotSupported("reading from Redis needs redis: install cysession[redis]") from None
+        raise StorageMisconfigured("reading from Redis needs redis: install cysession[redis]") from None
     try:
         client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
         batch: list[bytes] = []
@@ -227,7 +227,7 @@ def _django(settings_module: str) -> Iterator[Found]:
         import django
         from django.conf import settings
     except ModuleNotFoundError:
-        raise NotSupported("reading Django's sessions needs Django") from None
+        raise StorageMisconfigured("reading Django's sessions needs Django") from None
     if settings_module != "-":
         os.environ["DJANGO_SETTINGS_MODULE"] = settings_module
     sys.path.insert(0, os.getcwd())
