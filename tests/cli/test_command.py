@@ -176,6 +176,16 @@ def test_keys_and_values_only_when_they_are_asked_for(url: str, tokens: list[str
     assert answer("inspect", url, "--user", "anna", "--values")["sessions"][0]["data"]["colour"] == "petrol"
 
 
+def test_no_control_code_reaches_the_terminal(url: str, tmp_path: Path) -> None:
+    with Manager(3600, FileStorage(tmp_path / "sessions")) as manager:
+        session = manager.new()
+        session["\x1b]0;title\x07"] = "\x1b[2J"
+        session.bind("anna")
+        session.close()
+    text = run("inspect", url, "--user", "anna", "--values").stdout
+    assert "\x1b" not in text and "\\x1b]0;title\\x07' = '\\x1b[2J'" in text
+
+
 def test_no_command_prints_an_id(url: str, tokens: list[str]) -> None:
     for arguments in (
         ("inspect", url, "--largest", "9"),

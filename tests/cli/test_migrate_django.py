@@ -62,6 +62,14 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
+    def check(self, key: str) -> None:
+        """Under these settings Django itself finds the session, and its user."""
+        code = "import django; django.setup()\nfrom cysession.django import SessionStore\n"
+        done = self.run(
+            "-c", f"{code}store = SessionStore({key!r}); print(store['colour'], store['_auth_user_id'])"
+        )
+        assert done.stdout.split() == ["petrol", "7"], done.stderr
+
     def migrate(self, *more: str) -> subprocess.CompletedProcess[str]:
         target = f"file://{self.directory}/sessions?durability=none"
         arguments = ("migrate", "--from", "django", "site_settings", "--to", target, "--json", *more)
@@ -90,6 +98,9 @@ def test_sessions_move_with_their_keys_and_users(engine: str, tmp_path: Path) ->
             session = manager.new(key)
             assert session.id == key and session["colour"] == "petrol" and session.user == user
         assert len(manager.sessions_of("7")) == 2
+    settings = f"SESSION_ENGINE = 'cysession.django'\nCYSESSION = {{'STORAGE': 'file://{tmp_path}/sessions'}}"
+    Site(tmp_path, engine, settings).check(keys[0])
+    site = Site(tmp_path, engine)
     again = json.loads(site.migrate().stdout)
     assert (again["moved"], again["already_there"]) == (0, 3)
 

@@ -166,3 +166,27 @@ def test_every_page_is_in_the_site() -> None:
 def test_pictures_can_be_read_in_light_and_dark() -> None:
     picture = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in picture and "<title" in picture
+
+
+def test_the_table_of_the_session_is_complete() -> None:
+    """It is written by hand, because the class is compiled."""
+    from cysession import Session
+
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    table = page.partition("### Session\n")[2].partition(":::")[0]
+    named = {name for cell in re.findall(r"`([^`]+)`", table) for name in re.findall(r"^\w+", cell)}
+    public = {name for name in vars(Session) if not name.startswith("_")}
+    mapping = {
+        "keys",
+        "values",
+        "items",
+        "pop",
+        "popitem",
+        "clear",
+        "update",
+        "setdefault",
+    }  # of MutableMapping
+    twins = {name for name in public if name.startswith("a") and name[1:] in public}
+    adapters = {"cookie_state", "presented"}  # for adapters, which have them in their own code
+    assert public - mapping - twins - adapters <= named, public - mapping - twins - adapters - named
+    assert {name for name in named if name.isidentifier()} - public <= {"manager", "MutableMapping", "a"}

@@ -161,7 +161,9 @@ def _user(manager: Manager, args: argparse.Namespace, output: Output) -> int:
     learn_ttl(manager.storage, args.user)
     rows = [_described(manager, info, locator) for info, locator in _sessions(manager, args.user)]
     for row in rows:
-        row["keys"] = sorted(row["data"]) if args.keys or args.values else len(row["data"])
+        row["keys"] = len(row["data"])
+        if args.keys or args.values:
+            row["key_names"] = sorted(row["data"])
         if not args.values:
             del row["data"]
     output.result({"storage": shown(args.storage), "user": args.user, "sessions": rows}, _lines(rows, args))
@@ -199,7 +201,6 @@ def _lines(rows: list[dict[str, Any]], args: argparse.Namespace) -> Iterator[str
         return
     cells = [["handle", "began", "last used", "expires in", "size", "keys"]]
     for row in rows:
-        keys = row["keys"] if isinstance(row["keys"], int) else len(row["keys"])
         cells.append(
             [
                 row["handle"],
@@ -207,12 +208,15 @@ def _lines(rows: list[dict[str, Any]], args: argparse.Namespace) -> Iterator[str
                 ago(row["used_seconds_ago"]),
                 duration(row["expires_in_seconds"]),
                 size(row["bytes"]),
-                str(keys),
+                str(row["keys"]),
             ]
         )
     yield from table(cells)
     for row in rows if args.keys or args.values else ():
         yield ""
         yield row["handle"]
-        for key in row["keys"]:
-            yield f"  {key} = {row['data'][key]!r}" if args.values else f"  {key}"
+        for key in row["key_names"]:
+            name = (
+                key if key.isprintable() else repr(key)
+            )  # whoever chose it: no control codes for this terminal
+            yield f"  {name} = {row['data'][key]!r}" if args.values else f"  {name}"

@@ -47,7 +47,8 @@ def _imported(path: str) -> Manager:
     module, _, name = path.partition(":")
     if not module or not name:
         raise StorageMisconfigured(f"{path!r:.80} is neither a storage URL nor MODULE:NAME")
-    sys.path.insert(0, os.getcwd())  # as servers do
+    here = os.getcwd()
+    sys.path.insert(0, here)  # as servers do
     try:
         found: object = importlib.import_module(module)
         for part in name.split("."):
@@ -55,7 +56,7 @@ def _imported(path: str) -> Manager:
     except (ImportError, AttributeError) as error:
         raise StorageMisconfigured(f"{path!r:.80} cannot be imported: {error}") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     if isinstance(found, Manager):
         return found
     if isinstance(found, Storage):
