@@ -238,7 +238,9 @@ class Client:
             if self.is_cluster:
                 self._slots_doubtful = True
             may = retry or not outcome.sent
-            if may and outcome.reason != "crowded" and time.monotonic() < deadline:
+            # With less time left there is none for a connection and an answer.
+            worth = deadline - time.monotonic() > self._timeout / 5
+            if may and worth and outcome.reason != "crowded":
                 node = yield from self._find(slot_key, deadline)
                 outcome = yield node, packed, count, deadline
         if isinstance(outcome, Lost):
