@@ -91,7 +91,7 @@ class Client:
     def call_packed(self, slot_key: bytes, packed: bytes, *, retry: bool = False) -> Reply:
         """One command that `wire.pack` or a `wire.Template` has packed."""
         deadline = time.monotonic() + self._timeout
-        node = self._only or (self._slots and self._slots[_slot(slot_key)]) or None
+        node = self._only or (self._slots[_slot(slot_key)] if self._slots else None)
         outcome: Outcome | None = None
         if node is not None and not self._slots_doubtful:
             try:
