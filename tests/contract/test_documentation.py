@@ -85,7 +85,15 @@ def test_the_page_shows_the_example_that_is_tested() -> None:
     assert shown is not None and f"\n{shown[1]}\n\nif __name__" in example
 
 
-PROTOCOL = re.findall(r"^\| `(\w+)\((.*?)\)` \|", CUSTOM, re.MULTILINE)
+
+def steps_of(section: str) -> list[tuple[str, str]]:
+    """(name, parameters) of the methods that the table under this heading lists."""
+    _, _, text = CUSTOM.partition(f"\n## {section}\n")
+    return re.findall(r"^\| `(\w+)\((.*?)\)` \|", text.partition("\n## ")[0], re.MULTILINE)
+
+
+PROTOCOL = steps_of("Atomic in itself: the record protocol")
+OPERATORS = steps_of("For operators")
 
 
 def test_the_page_names_every_step_of_the_record_protocol() -> None:
@@ -96,9 +104,19 @@ def test_the_page_names_every_step_of_the_record_protocol() -> None:
     }  # those are made of the rest
 
 
+NAMES = {"id": "session_id", "old": "old_id", "new": "new_id"}
+
+
+def takes(name: str, parameters: str) -> bool:
+    wanted = [NAMES.get(parameter, parameter) for parameter in filter(None, parameters.split(", "))]
+    return list(signature(getattr(Storage, name)).parameters)[1:] == wanted
+
+
 @pytest.mark.parametrize(("name", "parameters"), PROTOCOL)
 def test_a_step_takes_what_the_page_says(name: str, parameters: str) -> None:
-    names = {"id": "session_id", "old": "old_id", "new": "new_id"}
-    wanted = [names.get(parameter, parameter) for parameter in parameters.split(", ")]
-    for method in name, f"a{name}":
-        assert list(signature(getattr(Storage, method)).parameters)[1:] == wanted
+    assert takes(name, parameters) and takes(f"a{name}", parameters)
+
+
+def test_what_operators_ask_takes_what_the_page_says() -> None:
+    assert {name for name, _ in OPERATORS} == {"scan", "summary", "sweep", "examine", "vitals"}
+    assert all(takes(name, parameters) for name, parameters in OPERATORS)

@@ -117,17 +117,19 @@ def test_R30_R31_flask_on_forked_workers_of_gunicorn_that_share_the_files(
         server = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=log, stderr=log)
     try:
         eventually(lambda: answers(port), "gunicorn comes up")
-        workers, cookie = set(), ""
-        for n in range(1, 61):
-            visitor = client(port)  # a connection each, so that any worker may take it
-            visitor.cookie = cookie
-            count, worker = visitor.get("/")[1].split()
-            assert int(count) == n
-            cookie = visitor.cookie
-            workers.add(worker)
-            visitor.close()
-            if len(workers) > 1 and n > 20:
-                break
+        workers, cookie, n = set(), "", 0
+        for _ in range(10):
+            # A worker serves one connection at a time. The first of these waits for its request, so another serves the second.
+            waiting, served = client(port), client(port)
+            waiting.connection.connect()
+            served.connection.connect()
+            for visitor in served, waiting:
+                n, visitor.cookie = n + 1, cookie
+                count, worker = visitor.get("/")[1].split()
+                assert int(count) == n
+                cookie = visitor.cookie
+                workers.add(worker)
+                visitor.close()
         assert len(workers) > 1 and str(server.pid) not in workers
     finally:
         server.terminate()

@@ -13,6 +13,7 @@ datetime or a timedelta it ends at that moment.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import Manager, NotSerializable, Session, SessionGone
+from .. import Manager, NotSerializable, NotSupported, Session, SessionGone
 from ..ids import well_formed
 from .conf import get_manager, option
 
@@ -492,12 +493,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
     @classmethod
     def clear_expired(cls) -> None:
         """What `manage.py clearsessions` calls. Storages sweep by themselves; this does it now."""
-        storage = get_manager().storage
-        if storage.table is not None:
-            while storage.table.expire()[1]:
-                pass
-        elif (sweep := getattr(storage, "sweep", None)) is not None:
-            sweep()
+        with suppress(NotSupported):  # a storage where what has expired is gone by itself
+            get_manager().storage.sweep()
 
 
 def _without_stamp(value: str) -> str:
