@@ -343,8 +343,8 @@ cdef Delta session_delta(Session s):
                 values[key] = <object>t.changes[i].value
     finally:
         changes_drop(&t)
-    return Delta(values, removed, cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
-                 s.policy.any_object)
+    return delta_new(values, removed, cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
+                     s.policy.any_object)
 
 
 cdef int session_touched(Session s) except -1:

@@ -36,8 +36,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from _clock cimport clock_now
-from _file cimport file_close, file_facts, file_lock, file_look, file_open, file_read, file_replace
+from _clock cimport clock_now, wall_now
+from _file cimport (
+    file_close, file_facts, file_lock, file_look, file_open, file_ours, file_read, file_replace, file_unlock,
+)
 from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, take_pointer, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
@@ -53,11 +55,11 @@ from _table cimport (
 from _wheel cimport TICK_BITS, wheel_init
 
 import os
+from _thread import RLock      # what threading.RLock() makes, without a call of Python in between
 from collections.abc import Mapping, MutableMapping
 from datetime import timedelta, timezone
 from hashlib import blake2s
 from sys import modules
-from threading import RLock
 from time import time_ns
 from zlib import crc32
 
@@ -208,5 +210,7 @@ cdef int forbid_construction(PyTypeObject *type) except -1:
 (<PyTypeObject *>Record).tp_dealloc = <destructor>record_dealloc
 forbid_construction(<PyTypeObject *>Session)
 forbid_construction(<PyTypeObject *>Record)
+forbid_construction(<PyTypeObject *>Stored)
+forbid_construction(<PyTypeObject *>Header)
 MutableMapping.register(Session)
 Mapping.register(Record)

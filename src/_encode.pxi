@@ -2,9 +2,18 @@
 #
 # MessagePack's own types take their shortest form, as in the msgpack package. A tuple, set or frozenset is an array that
 # begins with a marker; a set's members are sorted by their bytes, so equal data gives equal bytes anywhere. Scalars of
-# rarer types come from the codec: `to_ext(value)` answers (code, bytes) of an extension value (cysession/codec.py).
+# rarer types come from the codec: `scalar_to_ext(value)` answers (code, bytes) of an extension value (cysession/codec.py).
 #
 # What is walked over is frozen, so it does not change under the walk, holds no cycle and is at most DEPTH_MAX deep.
+
+scalar_to_ext = None
+
+
+def _use_scalars(to_ext):
+    """The codec hands its hook down once, at import."""
+    global scalar_to_ext
+    scalar_to_ext = to_ext
+
 
 cdef enum:
     EXT_CONTAINER = 1           # the codec's marker: the array that it opens is a tuple, set or frozenset
@@ -14,15 +23,13 @@ cdef struct Writer:             # bytes in the making; `few` until there are too
     char *data
     Py_ssize_t used
     Py_ssize_t room
-    PyObject *to_ext
     char few[WRITER_INLINE]
 
 
-cdef inline void writer_init(Writer *w, object to_ext) noexcept:
+cdef inline void writer_init(Writer *w) noexcept:
     w.data = w.few
     w.used = 0
     w.room = WRITER_INLINE
-    w.to_ext = <PyObject *>to_ext
 
 
 cdef inline void writer_free(Writer *w) noexcept:
@@ -49,10 +56,10 @@ cdef int writer_grow(Writer *w, Py_ssize_t n) except -1:
     return 0
 
 
-def msgpack_of_record(Record record not None, to_ext):
+cpdef bytes msgpack_of_record(Record record):
     """The data of a record as a MessagePack map. Raises NotSerializable for what only a memory storage can hold."""
     cdef Writer w
-    writer_init(&w, to_ext)
+    writer_init(&w)
     try:
         write_pack(&w, record)
         return PyBytes_FromStringAndSize(w.data, w.used)
@@ -60,12 +67,12 @@ def msgpack_of_record(Record record not None, to_ext):
         writer_free(&w)
 
 
-def msgpack_of(value, to_ext):
+def msgpack_of(value, /):
     """Any value as MessagePack. Raises NotSerializable with the path of keys."""
     cdef Freezing f = Freezing(0, False, False, False)
     cdef Writer w
     frozen = freeze(value, &f, NULL, 0)         # a private copy: what is checked is what is written
-    writer_init(&w, to_ext)
+    writer_init(&w)
     try:
         write_value(&w, frozen, NULL)
         return PyBytes_FromStringAndSize(w.data, w.used)
@@ -152,7 +159,7 @@ cdef int write_value(Writer *w, object value, const Step *path) except -1:
         return write_set(w, value, c"s" if kind is set else c"f", &step)
     if not is_plain_scalar(value, kind, path, False):
         refuse(path, f"a value of type {kind.__qualname__}")
-    code, data = (<object>w.to_ext)(value)
+    code, data = scalar_to_ext(value)
     return write_ext(w, code, data)
 
 
@@ -262,7 +269,7 @@ cdef int write_integer(Writer *w, object value) except -1:
         return write_int(w, n)
     if overflow > 0 and value < 0x10000000000000000:
         return write_number(w, 0xCF, <uint64_t>value, 8)
-    code, data = (<object>w.to_ext)(value)
+    code, data = scalar_to_ext(value)
     return write_ext(w, code, data)
 
 

@@ -55,7 +55,11 @@ cdef inline uint64_t get_little(const char *p, int size) noexcept:
 
 
 def head_of(Record record not None, int flags, int64_t idle):
-    """The first 40 bytes of a record's frame. `idle` counts if the session has no ttl of its own."""
+    """The first HEAD_SIZE bytes of a record's frame. `idle` counts if the session has no ttl of its own."""
+    return frame_head(record, flags, idle)
+
+
+cdef bytes frame_head(Record record, int flags, int64_t idle):
     cdef bytes head = PyBytes_FromStringAndSize(NULL, FRAME_HEAD)
     cdef char *to = PyBytes_AS_STRING(head)
     if record._ttl:
@@ -74,6 +78,15 @@ def head_of(Record record not None, int flags, int64_t idle):
 
 def framed(bytes head not None, bytes payload not None, uint32_t seed):
     """The whole frame. `seed`: CRC-32 of what the record is bound to. Raises SessionTooLarge."""
+    return frame_whole(head, payload, seed)
+
+
+cdef bytes frame_record(Record record, int flags, int64_t idle, uint32_t seed):
+    """A record as bytes. Raises NotSerializable, SessionTooLarge."""
+    return frame_whole(frame_head(record, flags, idle), msgpack_of_record(record), seed)
+
+
+cdef bytes frame_whole(bytes head, bytes payload, uint32_t seed):
     cdef Py_ssize_t length = PyBytes_GET_SIZE(payload)
     cdef uint32_t crc
     if length > FRAME_MAX - FRAME_HEADER:

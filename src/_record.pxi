@@ -594,14 +594,31 @@ cdef class Delta:
 
         `record` None creates one: born `now`, ending at `cap` at the latest. Raises NotSerializable, SessionTooLarge.
         """
-        if self._compute is not None:
-            return self.against(record).apply(record, now, cap)
-        cdef Record base = None if self.cleared else record
-        cdef int64_t ttl = self.ttl if self.ttl is not None else record._ttl if record is not None else 0
-        if record is None:
-            return merge_items(None, self.values, (), now, cap, ttl, new_birth(), self._max_bytes, self._any_object)
-        return merge_items(base, self.values, self.removed, record._created, record._cap, ttl, record._birth,
-                           self._max_bytes, self._any_object)
+        return delta_apply(self if self._compute is None else self.against(record), record, now, cap)
 
     def __repr__(self):
         return f"<Delta: {len(self.values)} written, {len(self.removed)} removed{', cleared' if self.cleared else ''}>"
+
+
+cdef frozenset NO_KEYS = frozenset()
+
+
+cdef Delta delta_new(dict values, list removed, bint cleared, object ttl, Py_ssize_t max_bytes, bint any_object):
+    """A Delta of values that nobody else holds."""
+    cdef Delta d = Delta.__new__(Delta)
+    d.values = values
+    d.removed = frozenset(removed) if removed else NO_KEYS
+    d.cleared = cleared
+    d.ttl = ttl
+    d._max_bytes = max_bytes
+    d._any_object = any_object
+    return d
+
+
+cdef Record delta_apply(Delta d, Record record, int64_t now, int64_t cap):
+    """`apply`, with nothing left to compute."""
+    cdef int64_t ttl = d.ttl if d.ttl is not None else record._ttl if record is not None else 0
+    if record is None:
+        return merge_items(None, d.values, (), now, cap, ttl, new_birth(), d._max_bytes, d._any_object)
+    return merge_items(None if d.cleared else record, d.values, d.removed, record._created, record._cap, ttl,
+                       record._birth, d._max_bytes, d._any_object)

@@ -562,7 +562,11 @@ cdef object started_already():
 # ---- starting ------------------------------------------------------------------------------------------------------
 
 cdef int64_t session_now(Session s) except -1:
-    return map_now(s.policy.map) if s.policy.map != NULL else s.policy.storage.now_ns()
+    if s.policy.map != NULL:
+        return map_now(s.policy.map)
+    if s.policy.wall and s.policy.storage.clock is None:
+        return wall_now()
+    return s.policy.storage.now_ns()
 
 
 cdef inline int64_t session_ttl(Session s) noexcept:

@@ -37,6 +37,7 @@ import msgpack  # type: ignore[import-untyped]
 from ._core import (
     Header,
     Record,
+    _use_scalars,
     framed,
     head_of,
     header_of,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "Header", "decode", "encode", "frame", "pack", "peek", "unframe", "unpack"]
 
+MAGIC: Final = Header.MAGIC
+FORMAT: Final = Header.FORMAT
 MAX_BYTES: Final = Header.RECORD_MAX  # of one record, checked before anything is decoded
 HEAD_SIZE: Final = Header.HEAD_SIZE  # what a record is, before its payload is known
 HEADER_SIZE: Final = Header.SIZE
@@ -73,7 +76,7 @@ def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", seed: int = 
     bound_to: a name that goes into the checksum; decode() under another name fails.
     seed:     crc32(bound_to), for whoever has computed it before.
     """
-    payload = msgpack_of_record(record, _to_ext)
+    payload = msgpack_of_record(record)
     return framed(head_of(record, flags, idle), payload, crc32(bound_to, seed) if bound_to else seed)
 
 
@@ -87,7 +90,7 @@ def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
 
 def payload_of(record: Record) -> bytes:
     """The payload that `encode` gives a record."""
-    return msgpack_of_record(record, _to_ext)
+    return msgpack_of_record(record)
 
 
 def frame(
@@ -118,7 +121,7 @@ def peek(data: bytes) -> Header:
 
 def is_from_the_future(data: bytes) -> bool:
     """Whether these are the first bytes of a record that a later version of this library wrote."""
-    return data[:4] == Header.MAGIC and len(data) > 4 and data[4] > Header.FORMAT
+    return data[:4] == MAGIC and len(data) > 4 and data[4] > FORMAT
 
 
 def unframe(data: bytes, *, bound_to: bytes = b"", seed: int = 0) -> tuple[Header, bytes]:
@@ -166,7 +169,7 @@ _TIMEDELTA = struct.Struct(">iII")  # days seconds microseconds
 
 def pack(value: object) -> bytes:
     """One value as bytes: for storages that keep a session's keys apart. Raises NotSerializable."""
-    return msgpack_of(value, _to_ext)
+    return msgpack_of(value)
 
 
 def _to_ext(value: Any) -> tuple[int, bytes]:
@@ -188,6 +191,9 @@ def _to_ext(value: Any) -> tuple[int, bytes]:
     if kind is UUID:
         return EXT_UUID, value.bytes
     return EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+
+
+_use_scalars(_to_ext)
 
 
 def _zone_to_bytes(zone: Any) -> bytes:
