@@ -1,7 +1,7 @@
 """Do threads help? Two threads on sessions of their own against one thread doing the same, cycles a second.
 
 Only a free-threaded build can gain; with a GIL the ratio is about 1. Run it there with the interpreter of
-`ci/freethreaded-python.sh`.
+`ci/cpython.sh 3.13t`.
 """
 
 import threading

@@ -5,7 +5,7 @@
 # newest release wants Python 3.12. Which versions they are stands in ci/constraints.txt.
 #
 #   DJANGO_PYTHON=   the interpreter to use (default: the first of python3.12, 3.13, 3.14 that works, else the one of
-#                    ci/freethreaded-python.sh, with its GIL switched on)
+#                    ci/cpython.sh 3.13t, with its GIL switched on)
 source "$(dirname "$0")/common.sh"
 
 COPY=$ROOT/build/django
@@ -24,7 +24,7 @@ find_python() {
     for candidate in python3.12 python3.13 python3.14; do
         usable "$candidate" && command -v "$candidate" && return
     done
-    ci/freethreaded-python.sh | tail -n 1
+    ci/cpython.sh 3.13t | tail -n 1
 }
 
 command -v gcc >/dev/null 2>&1 || need_packages gcc
