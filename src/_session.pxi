@@ -223,6 +223,10 @@ cdef class Session:
         """The session's data as a dict (GoFrame's Data)."""
         return {key: session_get(self, key, None) for key in session_keys_read(self)}
 
+    def copy(self):
+        """The same, as a dict calls it: a dict of its own, with the session's own lists and dicts in it."""
+        return self.get_map()
+
     def __eq__(self, other):
         if other is self:
             return True
@@ -251,6 +255,10 @@ cdef class Session:
 
     def update(self, mapping=(), /, **more):
         self.set_map(dict(mapping, **more))
+
+    def __ior__(self, other):
+        self.update(other)
+        return self
 
     @cython.critical_section
     def setdefault(self, key, default=None, /):

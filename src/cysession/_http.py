@@ -501,6 +501,8 @@ FAILED: Final = _refusal(500, "Internal Server Error", "Internal Server Error")
 
 def refusal(error: BaseException | None) -> Refusal | None:
     """What to answer when `error` comes out of a session; None: it is the app's own error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # out of a task group
+        error = error.exceptions[0]
     if isinstance(error, StorageUnavailable | StorageMisconfigured):
         return _UNAVAILABLE
     if isinstance(error, SessionGone):

@@ -59,6 +59,8 @@ MARKUP: Final = " m"  # what marks a flashed Markup, as in Flask's cookies
 
 # Jinja asks for `session.user` here before it looks for the key. No page may print the id by such a mistake.
 _KEYS_IN_TEMPLATES: Final = frozenset({"id", "user", "handle"})
+# What a cysession session has beyond a dict to change it; like a dict's own they count as a change.
+_CHANGES: Final = frozenset({"set", "set_map", "remove", "remove_all", "modify", "bind", "save"})
 _OPENED: Final = "cysession.flask"  # in the environ of a request whose session was opened
 _ANSWERED: Final = (StorageUnavailable, StorageMisconfigured, SessionGone)
 
@@ -94,6 +96,8 @@ class FlaskSession(SessionMixin):
     accessed: bool = False  # Flask itself sets it
     _permanent: bool | None = None  # as set in this request
     _in_transaction = False  # opened by the test client
+    _not_to_store = False  # modified was set to False after the last change
+    _stored_changes = False
 
     def __init__(self, core: "Session", carried: bytes | None = None) -> None:
         self.core = core
@@ -109,17 +113,18 @@ class FlaskSession(SessionMixin):
 
     @permanent.setter
     def permanent(self, value: bool) -> None:
+        self._not_to_store = False
         self._permanent = bool(value)  # stored with the data, if there are any: see SessionInterface
 
     @property
     def modified(self) -> bool:
-        """Whether there are changes to store. Setting it is never needed; False forgets the changes so far."""
-        return self.core.is_dirty
+        """Whether there are changes to store, or there were some in the request that is over. Setting it to True is
+        never needed; after False they are stored only if another one follows."""
+        return self._stored_changes or (self.core.is_dirty and not self._not_to_store)
 
     @modified.setter
     def modified(self, value: bool) -> None:
-        if not value:
-            self.core.discard()
+        self._not_to_store = not value
 
     @property
     def new(self) -> bool:  # type: ignore[override]
@@ -147,6 +152,8 @@ class FlaskSession(SessionMixin):
             raise AttributeError(name)
         if name in _KEYS_IN_TEMPLATES:
             raise AttributeError(f"session.{name} is the key {name!r} in templates; use session.core.{name}")
+        if name in _CHANGES:
+            self._not_to_store = False
         return getattr(self.core, name)
 
     # -- the mapping --
@@ -156,9 +163,11 @@ class FlaskSession(SessionMixin):
         return _with_markup(value) if key == FLASHES else value
 
     def __setitem__(self, key: str, value: Any) -> None:
+        self._not_to_store = False
         self.core[key] = _without_markup(value) if key == FLASHES else value
 
     def __delitem__(self, key: str) -> None:
+        self._not_to_store = False
         del self.core[key]
 
     def __contains__(self, key: object) -> bool:
@@ -180,6 +189,7 @@ class FlaskSession(SessionMixin):
         return _with_markup(value) if key == FLASHES else value
 
     def pop(self, key: str, *default: Any) -> Any:
+        self._not_to_store = False
         value = self.core.pop(key, *default)
         return _with_markup(value) if key == FLASHES else value
 
@@ -193,6 +203,7 @@ class FlaskSession(SessionMixin):
         return cast(ItemsView[str, Any], self.core.items())
 
     def clear(self) -> None:
+        self._not_to_store = False
         self.core.remove_all()
         self._permanent = None
 
@@ -244,11 +255,11 @@ class SessionInterface(FlaskInterface):
             )
         core = session.core
         try:
-            if response.status_code >= 500:
+            if response.status_code >= 500 or session._not_to_store:
                 core.discard()
-            else:
+            if response.status_code < 500:
                 self._complete(app, session, response)
-            changed = core.is_dirty
+            session._stored_changes = core.is_dirty
             core.close()
         except Exception as error:
             core.__exit__(type(error), error, error.__traceback__)
@@ -261,7 +272,9 @@ class SessionInterface(FlaskInterface):
         if core.accessed:
             policy = self._policy_for(app, core)
             renew = (
-                policy.refreshes and (changed or self._refreshes) and policy.renews(core, session._carried)
+                policy.refreshes
+                and (session._stored_changes or self._refreshes)
+                and policy.renews(core, session._carried)
             )
             _dress(response, policy, core, renew)
         elif session.accessed:  # Flask's rule: even a look at an attribute counts
@@ -275,7 +288,7 @@ class SessionInterface(FlaskInterface):
             with suppress(*_ANSWERED):
                 core.load()
                 core.contains(PERMANENT)
-        if session._permanent is not None:
+        if session._permanent is not None and not session._not_to_store:
             self._settle(core, session._permanent, app.permanent_session_lifetime)
         if core.is_dirty and len(core) == 1 and PERMANENT in core:
             core.remove(PERMANENT)  # alone it is not worth a record

@@ -268,6 +268,20 @@ def test_update_takes_what_dict_takes(manager: Manager) -> None:
     assert list(session) == ["a", "b", "c", "d", "mapping"]
 
 
+def test_what_a_dict_has_beyond_the_protocol(manager: Manager) -> None:
+    session = same = manager.new(stored(manager, a=1, cart=["tea"]))
+    session |= {"b": 2}
+    session |= [("c", 3)]
+    assert session is same and session.is_dirty
+    with pytest.raises(TypeError):
+        session |= 5  # type: ignore[arg-type]
+    taken = session.copy()
+    taken["d"] = 4
+    assert type(taken) is dict and "d" not in session
+    taken["cart"].append("milk")  # as shallow as that of a dict
+    assert session == {"a": 1, "b": 2, "c": 3, "cart": ["tea", "milk"]}
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 11, 12, 13, 31, 33, 100, 1000])
 def test_any_number_of_changes(manager: Manager, n: int) -> None:
     """From a few in the handle itself over a vector to one with an index."""
