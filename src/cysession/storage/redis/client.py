@@ -218,20 +218,19 @@ class Client:
     def nearby(self, key: bytes) -> Reply | None:
         """What the near-cache of the running loop holds of a key; None: nothing that may be relied on."""
         node = self._only or (self._slots[_slot(key)] if self._slots else None)
-        if node is None or (reader := node.reader()) is None:
-            return None
-        return reader[1].get(key)
+        mux = None if node is None else node.reader()
+        return None if mux is None or mux.near is None else mux.near.get(key)
 
     async def acall_near(self, key: bytes, packed: bytes) -> list[Reply]:
         """Read a key for the near-cache. `packed`: a command that reads it whole, and its PTTL; their replies."""
         node = self._only or (self._slots[_slot(key)] if self._slots else None)
         outcome: Outcome | None = None
         deadline = 0.0
-        if node is not None and (reader := node.reader()) is not None:
-            mux, near = reader
+        mux = None if node is None else node.reader()
+        if mux is not None and mux.near is not None:
             deadline = time.monotonic() + self._timeout
             try:
-                outcome = await mux.read(near, key, packed)
+                outcome = await mux.read(mux.near, key, packed)
             except Lost as crowded:
                 outcome = crowded
         return strict(await self._afollow(key, packed, 2, True, deadline, node, outcome))

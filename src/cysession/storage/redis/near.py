@@ -74,7 +74,8 @@ class Near:
         self._bounds = bounds
         self._max_stale = bounds.max_stale
         self._ping = ping
-        self._entries: dict[bytes, tuple[Reply, float, int]] = {}  # reply, when it ends, number of its read
+        # reply, when it ends, number of its read, which floor is its key's
+        self._entries: dict[bytes, tuple[Reply, float, int, int]] = {}
         self._floors = [0] * FLOORS  # numbers of reads; those up to it do not count
         self._reads = 0  # sent so far
         self._confirmed = float("-inf")  # the server has told all that it did until then
@@ -90,9 +91,9 @@ class Near:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        reply, ends, number = entry
+        reply, ends, number, floor = entry
         now = moment()
-        if now - self._confirmed > self._max_stale or number <= self._floors[hash(key) % FLOORS]:
+        if now - self._confirmed > self._max_stale or number <= self._floors[floor]:
             return None
         if now >= ends:
             del self._entries[key]
@@ -114,7 +115,7 @@ class Near:
         entries.pop(key, None)
         if not reply or isinstance(reply, ErrorReply) or type(left) is not int or left <= 0:
             return  # nothing there, or nothing of ours: whoever looks again asks again
-        entries[key] = reply, sent + left / 1000, number
+        entries[key] = reply, sent + left / 1000, number, hash(key) % FLOORS
         if len(entries) > self._bounds.entries:
             del entries[next(iter(entries))]  # what was read longest ago
         if self._timer is None:

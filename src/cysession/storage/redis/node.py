@@ -311,12 +311,12 @@ class Node:
 
     # --- the near-cache -----------------------------------------------------------------------------------------
 
-    def reader(self) -> tuple[Mux, Near] | None:
-        """The running loop's connection and its near-cache, if there is one and nothing is wrong with it."""
+    def reader(self) -> Mux | None:
+        """The running loop's connection, if there is one and nothing is wrong with it."""
         side = self._sides.get(asyncio.get_running_loop())
         if side is None or (mux := side.mux) is None or not mux.open or self.breaker.failures:
             return None
-        return None if (near := mux.near) is None else (mux, near)
+        return mux
 
     def nears(self) -> list[Near]:
         """Those of all loops."""
