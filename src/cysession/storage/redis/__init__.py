@@ -4,6 +4,7 @@ client.py     Client: a command, a batch or a script to the right node, within o
 node.py       one server: its connections of both sides and its breaker
 pool.py       the sync side: a few raw connections that threads share under load
 multiplex.py  the async side: one connection for all tasks of an event loop
+near.py       what such a connection has read lately, as long as the server announces changes
 link.py       one connection of the sync side, and how sockets are opened
 breaker.py    after repeated failure, fail at once
 source.py     where the servers are and how one gets in

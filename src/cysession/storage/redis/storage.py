@@ -36,6 +36,7 @@ from cysession.storage.operate import Finding, Summary
 
 from . import scripts, survey
 from .client import Client
+from .near import Bounds
 from .records import (
     FOREIGN,
     TOKEN,
@@ -53,7 +54,7 @@ from .records import (
     script,
 )
 from .touches import EVERY, MILLISECOND, Touch, Touches
-from .wire import ErrorReply, NoScript, WrongType
+from .wire import ErrorReply, NoScript, Template, WrongType
 
 __all__ = ["RedisStorage"]
 
@@ -73,6 +74,7 @@ SPARE: Final = 3600 * 1000  # ms that a key outlives its session where a clock o
 FOREVER: Final = 100 * 365 * 86400 * 1000  # ms; a server refuses times beyond its own reckoning
 AT_ONCE: Final = 256  # sessions of a user that are read in one round trip
 CACHED_BYTES: Final = 65536  # of one record: what is larger is decoded again rather than kept
+PTTL: Final = Template(b"PTTL", Template.KEY)
 ENTRY: Final = 600  # bytes that a session in memory costs beside its data
 _CONTENDED: Final = "too many others write this session at once; try again"
 
@@ -95,6 +97,10 @@ class RedisStorage(Storage):
         realm: sessions of one realm are unknown in another, under the same prefix.
         cache: bytes of memory for what was last seen of sessions, so that an unchanged one is not decoded again
             and a commit knows what it changes. Never used without asking the server.
+        near_cache: sessions, for each event loop and node, that are loaded without asking the server as long as it
+            announces every change of them; 0: none. Only awaited loads know it. See near.py.
+        max_stale: seconds; how long after a log-out elsewhere a session of the near-cache may still be read, in the
+            worst case. Normally it is gone at once.
         options: see Client: timeout and the like.
     """
 
@@ -109,18 +115,27 @@ class RedisStorage(Storage):
         prefix: str = "cysession:",
         realm: str = "",
         cache: int = 16 * 1024 * 1024,
+        near_cache: int = 0,
+        max_stale: float = 2.0,
         **options: Any,
     ) -> None:
         if not prefix:
             raise StorageMisconfigured("the prefix of Redis keys may not be empty: other data may be there")
         self._prefix = prefix.encode("utf-8") + self._kind
         self._realm = realm
-        self._client = Client(source, **options)
+        if near_cache < 0 or not 0.0 < max_stale < float("inf"):
+            raise StorageMisconfigured(
+                "near_cache is a number of sessions, max_stale a positive number of seconds"
+            )
+        self._near = near_cache > 0
+        bounds = Bounds(near_cache, max_stale) if self._near else None
+        self._client = Client(source, near=bounds, **options)
         self._cache_limit = int(cache)
         self._touches = Touches()
         self._driver = Driver("cysession-redis", self._write_touches)
         self._conflicts = 0
         self._shared_reads = 0
+        self._near_hits = 0
         self._inspected = False
         self._forget()
         _storages.add(self)
@@ -173,7 +188,9 @@ class RedisStorage(Storage):
         if reads is None:
             reads = self._reads[loop] = {}
             loop.call_soon(self._reads.pop, loop, None)
-        if place.key in reads:
+        if self._near and (reply := self._client.nearby(place.key)) is not None:
+            self._near_hits += 1
+        elif place.key in reads:
             reply = await self._join(reads, place)
         else:
             reply = await self._read(reads, place)
@@ -191,7 +208,10 @@ class RedisStorage(Storage):
         """Read it, and hand it to those who joined meanwhile."""
         joined = reads[place.key] = []
         try:
-            reply = await self._client.acall_packed(place.key, place.load, retry=True)
+            if self._near:
+                reply = await self._read_near(place)
+            else:
+                reply = await self._client.acall_packed(place.key, place.load, retry=True)
         except WrongType:
             reply = FOREIGN
         except BaseException as error:
@@ -205,6 +225,12 @@ class RedisStorage(Storage):
         for waiter in joined:
             if not waiter.done():
                 waiter.set_result(reply)
+        return reply
+
+    async def _read_near(self, place: Place) -> Any:
+        """For the near-cache. Takes note of how long the server lets it live, whoever used it last."""
+        reply, left = await self._client.acall_near(place.key, place.load + PTTL(place.key))
+        place.ends = self.now_ns() + left * MILLISECOND if self.clock is None and left > 0 else 0
         return reply
 
     async def _join(self, reads: Reads, place: Place) -> Any:
@@ -227,6 +253,9 @@ class RedisStorage(Storage):
         place, stored = found
         now = self.now_ns()
         idle = stored.record.ttl or ttl or stored.idle
+        if 0 <= now - (elsewhere := place.ends - idle) < _throttle(idle):
+            # A use by another process was written just now: one does for all, or near-caches were never at rest.
+            place.noted = max(place.noted, elsewhere)
         if not 0 <= now - place.noted < _throttle(idle):
             place.noted = now
             touch = Touch(place, stored, now, ttl)
@@ -347,6 +376,9 @@ class RedisStorage(Storage):
             reply = await self._client.acall_packed(request.key, request.packed, retry=True)
         except (NoScript, WrongType):
             reply = await self._aask(request)
+        finally:
+            if self._near:
+                self._client.outdate(place.key)
         if reply == 1:
             self._committed(session_id, place, place, made)
             return None if made is None else made.record
@@ -778,6 +810,7 @@ class RedisStorage(Storage):
             answer = await (self._aask(request) if isinstance(request, Request) else self._aask_all(request))
 
     # Every request may be sent twice: what it has done already, it does not do again.
+    # Their effect is not in a near-cache before it is known here, so whatever was read before does not count then.
 
     def _ask(self, request: Request) -> Any:
         try:
@@ -787,6 +820,9 @@ class RedisStorage(Storage):
                 return self._client.call_packed(request.key, request.whole(), retry=True)
         except WrongType:
             return FOREIGN
+        finally:
+            if self._near and request.changes:
+                self._client.outdate(request.key)
 
     async def _aask(self, request: Request) -> Any:
         try:
@@ -796,6 +832,9 @@ class RedisStorage(Storage):
                 return await self._client.acall_packed(request.key, request.whole(), retry=True)
         except WrongType:
             return FOREIGN
+        finally:
+            if self._near and request.changes:
+                self._client.outdate(request.key)
 
     def _ask_all(self, requests: list[Request]) -> list[Any]:
         """In one round trip, but for a cluster's."""
@@ -890,13 +929,15 @@ class RedisStorage(Storage):
         """Counters since this object was made.
 
         corrupt: reads that met a torn, damaged or foreign record. conflicts: tries of commits that somebody else's
-        commit overtook. shared_reads: loads that were answered by the read of another task. touches: uses that were
-        written, touches_waiting: those that will be within a second. cached: sessions kept in memory now.
+        commit overtook. shared_reads: loads that were answered by the read of another task. near_hits: loads that
+        asked nobody. touches: uses that were written, touches_waiting: those that will be within a second.
+        cached: sessions kept in memory now.
         """
         return {
             "corrupt": self._corrupt,
             "conflicts": self._conflicts,
             "shared_reads": self._shared_reads,
+            "near_hits": self._near_hits,
             "touches": self._touches.written,
             "touches_waiting": len(self._touches),
             "cached": len(self._places),
@@ -949,7 +990,9 @@ def _throttle(idle: int) -> int:
 
 
 def _pairs(reply: Any) -> dict[str, bytes]:
-    """Members and scores of a sorted set."""
+    """Members and scores of a sorted set, which RESP3 tells in pairs and as numbers."""
+    if reply and type(reply[0]) is list:
+        reply = [item for member, score in reply for item in (member, b"%d" % score)]
     return {reply[n].decode("ascii", "replace"): reply[n + 1] for n in range(0, len(reply or ()), 2)}
 
 
