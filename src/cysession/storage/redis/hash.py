@@ -15,7 +15,7 @@ is a part of one taken for the whole.
 """
 
 import struct
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from cysession import codec
@@ -214,13 +214,10 @@ def _sum(checks: dict[bytes, Check]) -> bytes:
 
 def _record(header: codec.Header, fields: dict[bytes, bytes]) -> Record:
     try:
-        data: dict[str, Any] = {
-            field[1:].decode("utf-8"): codec.unpack(value[FRONT:]) for field, value in fields.items()
-        }
-        return Record.build(data, header.created, header.cap, header.own_ttl, header.birth)
-    except (UnicodeDecodeError, NotSerializable, TypeError):
+        return codec.build_apart(header, {field[1:].decode("utf-8"): value[FRONT:] for field, value in fields.items()})
+    except UnicodeDecodeError:
         pass
-    raise CorruptRecord("a field holds what no session can hold")
+    raise CorruptRecord("a field whose name no session can hold")
 
 
 def _patch(new: Stored) -> Patch:
