@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -19,6 +20,8 @@ from cysession import (
     StorageUnavailable,
 )
 from cysession.ids import storage_key
+from cysession.storage.redis.multiplex import Mux
+from cysession.storage.redis.near import Bounds
 from tests.redis.servers import Cluster, Proxy, RedisServer, eventually, slot_of
 from tests.redis.sides import LOOPS
 
@@ -122,6 +125,45 @@ def hits(manager: Manager) -> int:
     storage = manager.storage
     assert isinstance(storage, RedisStorage)
     return storage.stats()["near_hits"]
+
+
+# ---- replies and announcements, as they stand in the stream --------------------------------------------
+
+VALUE, LEFT, OTHER = b"$5\r\nvalue\r\n", b":50000\r\n", b">2\r\n$10\r\ninvalidate\r\n*1\r\n$2\r\nk2\r\n"
+CHANGED, EMPTIED = OTHER.replace(b"k2", b"k1"), b">2\r\n$10\r\ninvalidate\r\n_\r\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "kept"),
+    [
+        pytest.param(VALUE + LEFT, True, id="none"),
+        pytest.param(CHANGED + VALUE + LEFT, True, id="before it"),  # the value is the one after the change
+        pytest.param(VALUE + OTHER + LEFT, True, id="of another key"),
+        pytest.param(VALUE + CHANGED + LEFT, False, id="between its replies"),
+        pytest.param(VALUE + EMPTIED + LEFT, False, id="of all keys"),
+        pytest.param(VALUE + LEFT + CHANGED, False, id="after it"),
+        pytest.param(VALUE + CHANGED + LEFT + VALUE + LEFT, True, id="before a second read"),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 7, 1000], ids=lambda size: f"in pieces of {size}")
+def test_a_change_that_is_announced_within_a_read_is_not_covered_up(
+    stream: bytes, kept: bool, piece: int, plain_runner: asyncio.Runner
+) -> None:
+    async def main() -> None:
+        mux = Mux(asyncio.get_running_loop(), 5.0, lambda *_: None)
+        mux.connection_made(MagicMock(spec=asyncio.Transport))
+        mux.track(Bounds(10, LONG))
+        assert (near := mux.near) is not None
+        reads = [mux.read(near, b"k1", b"GET and PTTL") for _ in range(stream.count(VALUE))]
+        for start in range(0, len(stream), piece):
+            part = stream[start : start + piece]
+            mux.get_buffer(-1)[: len(part)] = part
+            mux.buffer_updated(len(part))
+        assert await asyncio.gather(*reads) == [[b"value", 50000]] * len(reads)
+        assert near.get(b"k1") == (b"value" if kept else None)
+        mux.close()
+
+    plain_runner.run(main())
 
 
 # ---- what it saves -------------------------------------------------------------------------------------

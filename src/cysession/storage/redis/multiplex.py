@@ -71,7 +71,9 @@ class Reading(Gather):
     def set_result(self, reply: Reply) -> None:
         """Kept where it stands in the stream, whatever has become of the caller."""
         super().set_result(reply)
-        if not self._left and not any(isinstance(known, Lost) for known in self._replies):
+        if self._left:
+            self._near.value_came(self._key)
+        elif not any(isinstance(known, Lost) for known in self._replies):
             value, left = self._replies
             self._near.keep(self._key, value, left, self._begun)
 

@@ -7,7 +7,8 @@ this connection would leave them to be remembered here, and what is forgotten th
 
 1. Replies and pushes come down one stream in the order in which the server did things. An entry is kept, and dropped,
    where its reply and its push stand in that stream, never later: so what is kept is what the server held when it
-   wrote the last byte that was read here.
+   wrote the last byte that was read here. A read has two replies, the value and its time to live, and a push may come
+   between them: then nothing is kept.
 2. That byte may be old: the network may be cut, the server stopped, this loop busy. So entries count only for
    `max_stale` after a moment that an answer has vouched for, which is when its question was sent. As long as somebody
    asks for entries, PINGs provide for such moments.
@@ -57,6 +58,7 @@ class Near:
         "_confirmed",
         "_entries",
         "_floors",
+        "_halfway",
         "_loop",
         "_max_stale",
         "_ping",
@@ -78,6 +80,7 @@ class Near:
         self._entries: dict[bytes, tuple[Reply, float, int, int]] = {}
         self._floors = [0] * FLOORS  # numbers of reads; those up to it do not count
         self._reads = 0  # sent so far
+        self._halfway: bytes | None = None  # the key whose value has come last; None: it has changed since
         self._confirmed = float("-inf")  # the server has told all that it did until then
         self._asked = False  # since the last look of the timer
         self._timer: asyncio.TimerHandle | None = None
@@ -107,12 +110,18 @@ class Near:
         self._reads += 1
         return self._reads, moment()
 
+    def value_came(self, key: bytes) -> None:
+        """The first half of a read was answered: from here on its changes are announced."""
+        self._halfway = key
+
     def keep(self, key: bytes, reply: Reply, left: Reply, begun: tuple[int, float]) -> None:
         """A read was answered; `left`: the milliseconds that the key has yet to live, by PTTL."""
         number, sent = begun
         self._confirm(sent)
         entries = self._entries
         entries.pop(key, None)
+        if self._halfway != key:
+            return  # announced as changed before we knew all of it
         if not reply or isinstance(reply, ErrorReply) or type(left) is not int or left <= 0:
             return  # nothing there, or nothing of ours: whoever looks again asks again
         entries[key] = reply, sent + left / 1000, number, hash(key) % FLOORS
@@ -128,9 +137,12 @@ class Near:
         keys = message[1]
         if keys is None:  # everything: FLUSHALL, or a replica that begins anew
             self._entries.clear()
+            self._halfway = None
         else:
             for key in keys:
                 self._entries.pop(key, None)
+                if key == self._halfway:
+                    self._halfway = None
 
     # --- how far the server is believed -------------------------------------------------------------------------
 
