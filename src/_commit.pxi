@@ -420,13 +420,15 @@ cdef int changes_settle(Session s) except -1:
     cdef uint64_t edits
     cdef Record base = s.base
     cdef list kept = []
+    cdef const char *last
     while True:
         kept = []
+        last = NULL
         edits = s.edits
         changes_take(s, &t)
         try:
             for i in range(t.count):
-                change_settle(base, s.cleared, &t.changes[i], kept)
+                change_settle(base, s.cleared, &t.changes[i], &last, kept)
         finally:
             changes_drop(&t)
         if s.edits == edits:                # nothing came in while values were compared
@@ -439,9 +441,12 @@ cdef int changes_settle(Session s) except -1:
     return 0
 
 
-cdef int change_settle(Record base, bint cleared, const Change *c, list kept) except -1:
-    cdef const char *p = record_find(base, <object>c.key)
+cdef int change_settle(Record base, bint cleared, const Change *c, const char **last, list kept) except -1:
+    """`last`: the entry of the change before this one, a hint where to look."""
+    cdef const char *p = record_find_from(base, last[0], <object>c.key)
     cdef Entry e
+    if p != NULL:
+        last[0] = p
     if cleared:
         p = NULL
     key = <object>c.key

@@ -165,12 +165,22 @@ cdef inline const char *record_find(Record r, object key) noexcept:
     if is_short_ascii(key):
         return pack_find(pack_of(r), pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
                          PyUnicode_GET_LENGTH(key))
-    return pack_find_boxed(r, key)
+    return pack_find_boxed(pack_of(r), pack_of(r) + r._bytes, key)
 
 
-cdef const char *pack_find_boxed(Record r, object key) noexcept:
-    cdef const char *p = pack_of(r)
-    cdef const char *end = p + r._bytes
+cdef const char *record_find_from(Record r, const char *start, object key) noexcept:
+    """`record_find`, of an exact str, which first looks from the entry `start` on (NULL: no such hint)."""
+    cdef const char *p = NULL
+    if r is not None and start != NULL:
+        if is_short_ascii(key):
+            p = pack_find(start, pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
+                          PyUnicode_GET_LENGTH(key))
+        else:
+            p = pack_find_boxed(start, pack_of(r) + r._bytes, key)
+    return p if p != NULL else record_find(r, key)
+
+
+cdef const char *pack_find_boxed(const char *p, const char *end, object key) noexcept:
     cdef Entry e
     while p < end:
         e = entry_head(p)
