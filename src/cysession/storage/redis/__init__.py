@@ -11,6 +11,11 @@ source.py     where the servers are and how one gets in
 wire.py       packed commands, scripts, what an error reply means
 
 storage.py    RedisStorage: the record protocol, one string a session
+index.py      the sessions of a user
+uses.py       noted uses are written, in time
+overview.py   what operators ask
+keeper.py     names, what was seen of sessions, what is believed of a reply
+asking.py     steps of all of these, carried out on either side
 hash.py       RedisHashStorage: one hash a session, a field for every key
 records.py    names, bytes and versions of what is stored
 scripts.py    what has to happen in one step on the server
