@@ -24,7 +24,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from ._core import Exchange
-from ._http import FAILED, HttpOptions, HttpPolicy, Refusal, log, refusal
+from ._http import HttpOptions, HttpPolicy, log
+from ._refusal import FAILED, Refusal, refusal
 from .errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from .ids import new_id
 

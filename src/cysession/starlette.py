@@ -28,8 +28,8 @@ from warnings import catch_warnings, simplefilter
 from starlette.requests import HTTPConnection
 
 from . import Manager, Session, Storage, asgi
-from ._http import InsecureCookieWarning, log
-from .cookies import MAX_AGE_LIMIT
+from ._http import log
+from .cookies import MAX_AGE_LIMIT, InsecureCookieWarning
 from .errors import SessionError
 
 if TYPE_CHECKING:

@@ -185,7 +185,8 @@ def test_the_table_of_the_session_is_complete() -> None:
         "clear",
         "update",
         "setdefault",
-    }  # of MutableMapping
+        "copy",
+    }  # of a dict
     twins = {name for name in public if name.startswith("a") and name[1:] in public}
     adapters = {"cookie_state", "presented"}  # for adapters, which have them in their own code
     assert public - mapping - twins - adapters <= named, public - mapping - twins - adapters - named

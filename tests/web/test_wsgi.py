@@ -444,7 +444,7 @@ def test_S9_why_a_browser_will_not_keep_the_cookie_stands_in_the_log_once(
     assert caplog.text.count("over plain http") == told
 
 
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 @pytest.mark.parametrize("options", [{"insecure": True}, {"header": "X-Session-Id"}])
 def test_S9_whoever_chose_plain_http_is_not_told(
     options: dict[str, Any], caplog: pytest.LogCaptureFixture

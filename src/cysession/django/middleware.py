@@ -29,9 +29,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
 from .. import Session, SessionGone
-from .._http import HttpOptions, HttpPolicy, refusal
+from .._headers import as_text
+from .._http import HttpOptions, HttpPolicy
+from .._refusal import refusal
 from .conf import get_manager, option
-from .store import EXPIRY, SessionStore
+from .expiry import EXPIRY
+from .store import SessionStore
 
 __all__ = ["SessionMiddleware"]
 
@@ -192,7 +195,7 @@ def _answer(error: Exception) -> _Answer:
     if answer is None:
         raise error
     answer.note(error)
-    headers = {name.decode("ascii"): value.decode("ascii") for name, value in answer.headers}
+    headers = dict(as_text(answer.headers))
     return _Answer(answer.body, status=answer.status, reason=answer.reason, headers=headers)
 
 
