@@ -375,10 +375,17 @@ class HttpPolicy:
 
     def handed_out(self, environ: Mapping[str, Any]) -> None:
         """An id goes out in the answer to this WSGI request: if a browser will not keep it, say so once in the log."""
-        if self._told or environ["wsgi.url_scheme"] != "http":
-            return
-        host = environ.get("HTTP_HOST", "").rpartition(":")[0] or environ.get("HTTP_HOST", "")
-        if host in _LOOPBACK or environ.get("HTTP_X_FORWARDED_PROTO") == "https":
+        if not self._told and environ["wsgi.url_scheme"] == "http":
+            self._tell_of_http(environ.get("HTTP_HOST", ""), environ.get("HTTP_X_FORWARDED_PROTO"))
+
+    def handed_out_in(self, scope: Mapping[str, Any]) -> None:
+        """`handed_out` for an ASGI request."""
+        if not self._told and scope.get("scheme") in ("http", "ws"):
+            headers = dict(as_text(scope["headers"]))
+            self._tell_of_http(headers.get("host", ""), headers.get("x-forwarded-proto"))
+
+    def _tell_of_http(self, host: str, forwarded: str | None) -> None:
+        if host in _LOOPBACK or host.rpartition(":")[0] in _LOOPBACK or forwarded == "https":
             return  # to browsers this machine is as good as https
         self._told = True
         log.warning(

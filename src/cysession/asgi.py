@@ -135,6 +135,8 @@ class _Exchange(Exchange):
         """The message with the headers that the committed session adds."""
         policy, session = self.policy, self.session
         renew = policy.refreshes and policy.renews(session, policy.gather(self.scope["headers"]))
+        if session.cookie_state == "set":
+            policy.handed_out_in(self.scope)
         return dict(message, headers=policy.dress(session, message.get("headers", ()), renew))
 
     async def adressed(self, message: Message) -> Message:
@@ -143,6 +145,8 @@ class _Exchange(Exchange):
         if not session.accessed:
             return message
         renew = policy.refreshes and await policy.arenews(session, policy.gather(self.scope["headers"]))
+        if session.cookie_state == "set":
+            policy.handed_out_in(self.scope)
         return dict(message, headers=policy.dress(session, message.get("headers", ()), renew))
 
 

@@ -426,7 +426,7 @@ def test_an_app_that_never_starts_a_response_is_the_servers_to_judge(manager: Ma
         ({"wsgi.url_scheme": "http", "HTTP_X_FORWARDED_PROTO": "https"}, 0),
         *(
             ({"wsgi.url_scheme": "http", "HTTP_HOST": host}, 0)
-            for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000")
+            for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]", "[::1]:8000")
         ),
     ],
 )
