@@ -174,13 +174,12 @@ class HttpPolicy:
         self._cookie = cookie
         # The name of the cookie in the carrier header; None: the header's value is the id.
         self._key = self.name = cookie.key
-        if cookie.max_age:
-            self._refresh_after = cookie.max_age / REFRESHES
-            self.refreshes = self._sends
+        self._refresh_after = (cookie.max_age or 0) / REFRESHES
+        self.refreshes = bool(cookie.max_age) and self._sends
         self.plain_vary = None if self.refreshes else self._vary
 
-    def lasting(self, cookie_max_age: int | timedelta) -> "HttpPolicy":
-        """The same policy with a cookie that outlives the browser."""
+    def lasting(self, cookie_max_age: int | timedelta | None) -> "HttpPolicy":
+        """The same policy with a cookie of another life."""
         policy = copy(self)
         if policy._cookie is not None:
             policy._use(self._make_cookie(max_age=cookie_max_age))
