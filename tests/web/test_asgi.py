@@ -878,6 +878,33 @@ def test_S9_the_warning_names_the_line_that_made_the_middleware(manager: Manager
     assert [w.filename for w in caught] == [__file__]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "headers", "told"),
+    [
+        ("http", [(b"host", b"192.0.2.7:8000")], 1),
+        ("ws", [], 1),
+        ("https", [(b"host", b"192.0.2.7:8000")], 0),
+        ("http", [(b"host", b"localhost:8000")], 0),
+        ("http", [(b"host", b"127.0.0.1")], 0),
+        ("http", [(b"host", b"shop.example"), (b"x-forwarded-proto", b"https")], 0),
+    ],
+)
+def test_S9_why_a_browser_will_not_keep_the_cookie_stands_in_the_log_once(
+    scheme: str, headers: Any, told: int, manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["n"] = 2
+        await send({"type": "websocket.accept"} if scope["type"] == "websocket" else START)
+
+    middleware = SessionMiddleware(app, manager)
+    scope = {**(ws_scope(headers) if scheme == "ws" else http_scope(headers)), "scheme": scheme}
+    for _ in range(3):
+        sent: list[Message] = []
+        asyncio.run(middleware(dict(scope), never, collect(sent)))
+        assert b"set-cookie" in dict(sent[0]["headers"])
+    assert caplog.text.count("over plain http") == told
+
+
 async def never() -> Message:
     raise AssertionError("nothing is received here")
 

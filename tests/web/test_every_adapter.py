@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cysession import Manager, MemoryStorage, NotSerializable, Session, SessionGone, Storage
-from cysession._http import InsecureCookieWarning
+from cysession.cookies import InsecureCookieWarning
 from tests.web.browser import Jar
 from tests.web.conftest import MakeSite
 from tests.web.sites import Answer, Reply, cookie, headers_of, lines_of
@@ -800,7 +800,7 @@ def test_S10_S16_of_two_headers_the_live_id_counts(make_site: MakeSite) -> None:
         ({"partitioned": True, "insecure": True}, "Partitioned without Secure"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 def test_S9_S10_S11_wrong_combinations_raise_at_start(options: dict[str, Any], complaint: str) -> None:
     from tests.web.sites import ADAPTERS
 

@@ -32,7 +32,7 @@ from cysession import (
     SessionGone,
     StorageUnavailable,
 )
-from cysession._http import InsecureCookieWarning
+from cysession.cookies import InsecureCookieWarning
 from cysession.flask import CySession, FlaskSession
 from cysession.testing import FakeClock
 from tests.web.browser import Jar
