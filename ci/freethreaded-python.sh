@@ -5,6 +5,8 @@
 # cache outside the tree. The mirror is the one this machine's apt already uses, and apt itself checks the chain from
 # the signed Release file to the tarball. No root is needed except to install missing -dev packages.
 #
+# With --installed nothing is built: status 1 if it is not there.
+#
 #   CYSESSION_FT_PREFIX   where it is installed   (default ~/.cache/cysession/cpython-3.13t)
 source "$(dirname "$0")/common.sh"
 
@@ -61,6 +63,9 @@ build() {
     ready || die "the interpreter built in $PREFIX lacks ssl, zlib, ctypes, sqlite3 or the free-threaded mode; see $work"
 }
 
+if [ "${1:-}" = --installed ]; then
+    ready || exit 1
+fi
 if ! ready; then
     [ -r "$KEYRING" ] || need_packages debian-archive-keyring >&2
     need_packages gcc make libc6-dev libssl-dev zlib1g-dev libffi-dev libsqlite3-dev xz-utils >&2
