@@ -5,6 +5,7 @@ is one of the contenders.
 """
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -65,6 +66,29 @@ async def _receive() -> dict[str, Any]:
 
 async def _send(message: Any) -> None:
     assert message.get("status", 200) == 200
+
+
+def environ_with(cookie: str, path: str = "/") -> dict[str, Any]:
+    """The same, as a WSGI gateway hands it out."""
+    headers = [*HEADERS, (b"cookie", NEIGHBOURS + cookie.encode())]
+    return {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "shop.example",
+        "SERVER_PORT": "443",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "192.0.2.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **{"HTTP_" + name.decode().upper().replace("-", "_"): value.decode() for name, value in headers},
+    }
 
 
 class Loop:

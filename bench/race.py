@@ -10,6 +10,8 @@ hidden from the garbage collector while it runs: the maps of one contender must 
 
 A contender that cannot be built because its package is missing is handed in as `Absent` (`built` does that), and the
 report has a row that says so.
+
+    CYSESSION_BENCH_TIME    0.1: a tenth of the time for each contender, for a quick look (default 1)
 """
 
 import copy
@@ -22,7 +24,8 @@ from typing import Any, NamedTuple
 import pytest
 
 LOOP = 1000
-WARM_UP = 0.05  # seconds a contender, and at least two rounds
+SHARE = float(os.environ.get("CYSESSION_BENCH_TIME", "1"))
+WARM_UP = 0.05 * SHARE  # seconds a contender, and at least two rounds
 SECONDS = 0.4  # a contender
 ROUNDS = (10, 2000)  # at least, at most
 
@@ -87,14 +90,60 @@ class Race:
             return
         results = {name: self._result(group, name, counts[name]) for name in present}
         self._run(present, results, given, seconds, rounds)
-        first = next(iter(results.values()))
-        first.extra_info["load"] = round(os.getloadavg()[0], 2)
-        if absent:
-            first.extra_info["absent"] = absent
+        self._annotate(results, absent, bars, notes)
         if base is not None:
             results[base].extra_info["base"] = True
         if bare is not None:
             self._subtract(results, bare)
+
+    def facts(
+        self,
+        group: str,
+        contenders: Mapping[str, Callable[[], Mapping[str, float]]],
+        *,
+        compare: str | None = None,
+        times: int = 1,
+        bars: Mapping[str, float] | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Contenders that measure themselves, such as processes of their own: the least that they say in so many times.
+
+        `compare` is the figure that ratios are made of; `bars` are in its unit.
+        """
+        found: dict[str, dict[str, float]] = {}
+        absent: dict[str, str] = {}
+        for _ in range(1 if self._benchmark.disabled else times):
+            for name, ask in contenders.items():
+                if name not in absent:
+                    try:
+                        told = ask()
+                    except ImportError as error:
+                        absent[name] = error.name or str(error)
+                    else:
+                        before = found.setdefault(name, dict(told))
+                        found[name] = {key: min(before[key], value) for key, value in told.items()}
+        self._benchmark._mode = "race"
+        if self._benchmark.disabled:
+            return
+        results = {name: self._result(group, name, 1) for name in found}
+        for name, result in results.items():
+            result.stats.update(0.0)
+            result.extra_info.update({key: round(value, 2) for key, value in found[name].items()})
+            if compare is not None:
+                result.extra_info["compare"] = compare
+        self._annotate(results, absent, bars, notes)
+
+    def _annotate(
+        self,
+        results: Mapping[str, Any],
+        absent: Mapping[str, str],
+        bars: Mapping[str, float] | None,
+        notes: Mapping[str, str] | None,
+    ) -> None:
+        first = next(iter(results.values()))
+        first.extra_info["load"] = round(os.getloadavg()[0], 2)
+        if absent:
+            first.extra_info["absent"] = dict(absent)
         for key, known in (("bar", bars), ("note", notes)):
             for name, value in (known or {}).items():
                 if name in results:
@@ -126,8 +175,8 @@ class Race:
                     run(*arguments[name]())
                     turns += 1
             order = [(run, arguments[name], results[name].stats.update) for name, run in contenders.items()]
-            end = clock() + seconds * len(order)
-            least, most = rounds
+            end = clock() + seconds * SHARE * len(order)
+            least, most = max(3, int(rounds[0] * min(SHARE, 1))), rounds[1]
             for turn in range(most):
                 if turn >= least and clock() > end:
                     break

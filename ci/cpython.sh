@@ -6,6 +6,7 @@
 #
 # The mirror is the one this machine's apt already uses, and apt itself checks the chain from the signed Release file to
 # each archive. Nothing is installed into the system, except -dev packages and tools that are missing, by root.
+# With --installed behind the version nothing is brought: status 1 if it is not there.
 #
 #   CYSESSION_PYTHONS   where they are kept, one directory each   (default ~/.cache/cysession)
 source "$(dirname "$0")/common.sh"
@@ -94,6 +95,9 @@ bring() {
     ready || die "the interpreter in $PREFIX lacks a module that is needed, or is of the wrong kind; see $work"
 }
 
+if [ "${2:-}" = --installed ]; then
+    ready || exit 1
+fi
 if ! ready; then
     [ -r "$KEYRING" ] || need_packages debian-archive-keyring >&2
     mkdir -p "$(dirname "$PREFIX")"
