@@ -68,6 +68,20 @@ install_requirements() {
     stamp "requirements-$1" "$sum"
 }
 
+# install_peers: what the benchmarks compare us with. One that cannot be had is said here and named in the report.
+install_peers() {
+    local sum requirement
+    sum=$(checksum ci/constraints.txt ci/requirements/peers.txt)
+    stamped peers "$sum" && return
+    say "installing ci/requirements/peers.txt"
+    if ! install -r ci/requirements/peers.txt; then
+        sed -e 's/ *#.*//' -e '/^$/d' ci/requirements/peers.txt | while read -r requirement; do
+            install "$requirement" || say "cannot be installed here: $requirement"
+        done
+    fi
+    stamp peers "$sum"
+}
+
 install_package() {
     local sum
     sum=$(checksum pyproject.toml ci/constraints.txt)
@@ -124,6 +138,10 @@ install_package
 build_extension
 case $PURPOSE in
     build | guard) ;;
-    docs | demo | test | lint | bench | fuzz | wheels) install_requirements "$PURPOSE" ;;
+    docs | demo | test | lint | fuzz | wheels) install_requirements "$PURPOSE" ;;
+    bench)
+        install_requirements bench
+        install_peers
+        ;;
     *) die "unknown purpose '$PURPOSE'; one of: build demo docs test lint bench fuzz guard wheels" ;;
 esac

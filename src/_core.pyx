@@ -65,6 +65,8 @@ from zlib import crc32
 
 import_datetime()
 
+cdef class Record
+
 cdef extern from *:
     """
     static inline PyObject *new_sized(PyTypeObject *type, Py_ssize_t bytes) {
@@ -81,10 +83,14 @@ cdef extern from *:
         Py_hash_t h = ((PyASCIIObject *)s)->hash;
         return h != -1 ? h : PyObject_Hash(s);
     }
+    #define struct_size(o) ((Py_ssize_t)sizeof(*(o)))
+    #define behind(o) ((char *)((o) + 1))
     #define no_vectorcall(type) ((type)->tp_vectorcall = NULL)
     #define steal(o) (o)      /* a new reference as Cython sees it: an owned pointer becomes an object */
     """
     object new_sized(PyTypeObject *type, Py_ssize_t size)
+    Py_ssize_t struct_size(Record o) noexcept
+    char *behind(Record o) noexcept
     object ascii_from(const char *text, Py_ssize_t len)
     object steal(PyObject *owned)
     void no_vectorcall(PyTypeObject *type) noexcept

@@ -17,7 +17,7 @@ cdef class Record:
     cdef uint32_t _weight           # what counts against max_bytes
     cdef uint32_t _count
     cdef bint _has_boxes            # some entry owns a reference
-    cdef char _pack[8]              # as long as `_bytes` says
+                                    # behind it, the entries: see `pack_of`
 
     NEVER = NO_CAP
 
@@ -88,7 +88,7 @@ cdef class Record:
         return iter(record_keys(self))
 
     def __sizeof__(self):
-        return sizeof_record_head() + self._bytes
+        return struct_size(self) + self._bytes
 
     def __repr__(self):
         return f"<Record of {self._count} keys, {self._weight} bytes>"
@@ -107,18 +107,14 @@ cdef uint64_t new_birth() except 0:
     return bits
 
 
-cdef inline Py_ssize_t sizeof_record_head() noexcept:
-    return (<PyTypeObject *>Record).tp_basicsize - <Py_ssize_t>sizeof((<Record>NULL)._pack)
-
-
 cdef inline char *pack_of(Record r) noexcept:
-    """The entries. By address, because they reach past the array that the class declares."""
-    return <char *><PyObject *>r + sizeof_record_head()
+    """The entries, which follow the fields that the class declares."""
+    return behind(r)
 
 
-cdef Record record_new(Py_ssize_t pack_bytes):
+cdef inline Record record_new(Py_ssize_t pack_bytes):
     """An uninitialised record with room for its pack: one allocation, past what Cython's own constructor gives."""
-    cdef Record r = <Record>new_sized(<PyTypeObject *>Record, sizeof_record_head() + pack_bytes)
+    cdef Record r = <Record>new_sized(<PyTypeObject *>Record, struct_size(<Record>NULL) + pack_bytes)
     r._bytes = <uint32_t>pack_bytes
     r._has_boxes = False
     return r
@@ -162,12 +158,22 @@ cdef inline const char *record_find(Record r, object key) noexcept:
     if is_short_ascii(key):
         return pack_find(pack_of(r), pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
                          PyUnicode_GET_LENGTH(key))
-    return pack_find_boxed(r, key)
+    return pack_find_boxed(pack_of(r), pack_of(r) + r._bytes, key)
 
 
-cdef const char *pack_find_boxed(Record r, object key) noexcept:
-    cdef const char *p = pack_of(r)
-    cdef const char *end = p + r._bytes
+cdef const char *record_find_from(Record r, const char *start, object key) noexcept:
+    """`record_find`, of an exact str, which first looks from the entry `start` on (NULL: no such hint)."""
+    cdef const char *p = NULL
+    if r is not None and start != NULL:
+        if is_short_ascii(key):
+            p = pack_find(start, pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
+                          PyUnicode_GET_LENGTH(key))
+        else:
+            p = pack_find_boxed(start, pack_of(r) + r._bytes, key)
+    return p if p != NULL else record_find(r, key)
+
+
+cdef const char *pack_find_boxed(const char *p, const char *end, object key) noexcept:
     cdef Entry e
     while p < end:
         e = entry_head(p)
@@ -256,17 +262,38 @@ cdef struct Cell:               # one change on its way into a pack; keys and in
 
 cdef int cell_fill(Cell *c, object key, object value, bint any_object, bint adopt=False) except -1:
     """Classify one value; freezes it when it does not fit inline. `adopt`: see Freezing."""
-    cdef type kind = type(value)
     cdef Freezing f
     cdef Step step
-    cdef int overflow = 0
     cell_fill_key(c, key)
+    if cell_fill_inline(c, value):
+        return 0
+    f = Freezing(0, False, any_object, adopt)
+    step = Step(NULL, <PyObject *>key, 0)
+    frozen = freeze(value, &f, &step, 0)
+    Py_INCREF(frozen)
+    c.box = <PyObject *>frozen
+    c.tag = TAG_FROZEN if f.mutable else TAG_SHARED
+    c.value_len = sizeof(Boxed)
+    c.box_weight = f.weight
+    c.weight += f.weight
+    return 0
+
+
+cdef inline bint cell_fill_inline(Cell *c, object value) noexcept:
+    """Fill in a value that fits inline; False: it does not. Runs nobody's code and takes no reference."""
+    cdef type kind = type(value)
+    cdef int overflow = 0
     c.value_bytes = NULL
     c.value_len = 0
     if kind is str and PyUnicode_IS_COMPACT_ASCII(value) and PyUnicode_GET_LENGTH(value) <= INLINE_MAX:
         c.tag = TAG_STR
         c.value_bytes = <const char *>PyUnicode_1BYTE_DATA(value)
         c.value_len = PyUnicode_GET_LENGTH(value)
+    elif kind is int:
+        c.integer = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if overflow:
+            return False
+        c.tag, c.value_bytes, c.value_len = TAG_INT, <const char *>&c.integer, sizeof(c.integer)
     elif value is None:
         c.tag = TAG_NONE
     elif kind is bool:
@@ -277,23 +304,9 @@ cdef int cell_fill(Cell *c, object key, object value, bint any_object, bint adop
     elif kind is bytes and PyBytes_GET_SIZE(value) <= INLINE_MAX:
         c.tag, c.value_bytes, c.value_len = TAG_BYTES, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)
     else:
-        if kind is int:
-            c.integer = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if not overflow:
-                c.tag, c.value_bytes, c.value_len = TAG_INT, <const char *>&c.integer, sizeof(c.integer)
-        if kind is not int or overflow:
-            f = Freezing(0, False, any_object, adopt)
-            step = Step(NULL, <PyObject *>key, 0)
-            frozen = freeze(value, &f, &step, 0)
-            Py_INCREF(frozen)
-            c.box = <PyObject *>frozen
-            c.tag = TAG_FROZEN if f.mutable else TAG_SHARED
-            c.value_len = sizeof(Boxed)
-            c.box_weight = f.weight
-            c.weight += f.weight
-            return 0
+        return False
     c.weight += c.value_len
-    return 0
+    return True
 
 
 cdef inline int require_str_key(object key) except -1:
@@ -405,7 +418,7 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
     cdef Py_ssize_t *which = few
     cdef Py_ssize_t entries = base._count if base is not None else 0
     if n == 1 and base is not None and cells[0].key_bytes != NULL and cells[0].tag != REMOVED:
-        return pack_replace_one(base, &cells[0], created, cap, ttl, birth, max_bytes)
+        return pack_replace_one(base, &cells[0], ttl, max_bytes)
     if entries > MATCH_INLINE:
         which = <Py_ssize_t *>PyMem_Malloc(entries * sizeof(Py_ssize_t))
         if which == NULL:
@@ -419,8 +432,7 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
             PyMem_Free(which)
 
 
-cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap, int64_t ttl, uint64_t birth,
-                             Py_ssize_t max_bytes):
+cdef Record pack_replace_one(Record base, Cell *c, int64_t ttl, Py_ssize_t max_bytes):
     """`pack_merge` for the usual request, which sets one short key: what stands around its entry is copied in two runs."""
     cdef const char *start = pack_of(base)
     cdef const char *end = start + base._bytes
@@ -437,8 +449,8 @@ cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap,
     if 0 < max_bytes < weight:
         raise errors.SessionTooLarge(weight, max_bytes)
     r = record_new(base._bytes - old_len + cell_bytes(c))
-    r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
-    r._weight, r._count = <uint32_t>weight, base._count + (1 if old_len == 0 else 0)
+    r._created, r._cap, r._birth = base._created, base._cap, base._birth
+    r._ttl, r._weight, r._count = ttl, <uint32_t>weight, base._count + (old_len == 0)
     before = old - start
     bytes_copy(pack_of(r), start, before)
     q = cell_place(c, pack_of(r) + before, r)
