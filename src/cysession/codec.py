@@ -61,7 +61,9 @@ HEAD_SIZE: Final = Header.HEAD_SIZE  # what a record is, before its payload is k
 HEADER_SIZE: Final = Header.SIZE
 
 FLAG_OWN_TTL: Final = Header.OWN_TTL  # `idle` was set on the session itself
-FLAG_ALIAS: Final = Header.ALIAS  # payload = the storage key of another record; used by storages during rotation
+FLAG_ALIAS: Final = (
+    Header.ALIAS
+)  # payload = the storage key of another record; used by storages during rotation
 FLAG_SEALED: Final = Header.SEALED  # payload is encrypted; only the storage that holds the keys can open it
 FLAG_INDEX: Final = Header.INDEX  # the index of one user's sessions, which is no session
 

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import random
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -214,7 +214,9 @@ def _sum(checks: dict[bytes, Check]) -> bytes:
 
 def _record(header: codec.Header, fields: dict[bytes, bytes]) -> Record:
     try:
-        return codec.build_apart(header, {field[1:].decode("utf-8"): value[FRONT:] for field, value in fields.items()})
+        return codec.build_apart(
+            header, {field[1:].decode("utf-8"): value[FRONT:] for field, value in fields.items()}
+        )
     except UnicodeDecodeError:
         pass
     raise CorruptRecord("a field whose name no session can hold")
