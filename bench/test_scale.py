@@ -10,8 +10,8 @@ holds: what counts then is how many objects a request looks at. `dict.get` looks
 import os
 
 import pytest
-from conftest import looking_up, parts, populate, reading, writing
 from race import Race
+from workload import looking_up, parts, populate, reading, writing
 
 from cysession import Manager
 
@@ -37,5 +37,5 @@ def test_cycles(race: Race, manager: Manager, count: int) -> None:
         seconds=0.7,
         rounds=(100, 5000),
         base="dict.get",
-        notes={"dict.get": "a plain dict has no expiry, no locks, no copies and no commit"},
+        notes={"dict.get": "expiry, locks, copies, commits"},
     )

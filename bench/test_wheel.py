@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable
 
 import pytest
-from conftest import LOOP, looking_up, parts
 from race import Race
+from workload import LOOP, looking_up, parts
 
 from cysession import Record
 from cysession._core import SessionTable
@@ -86,7 +86,7 @@ def test_operations(race: Race, count: int) -> None:
         arguments=parts(filled.ids),
         seconds=0.25,
         base="dict.get",
-        notes={"dict.get": "a plain dict has no expiry and no locks"},
+        notes={"dict.get": "expiry, locks"},
     )
 
 
