@@ -3,7 +3,7 @@
 # part of the benchmarks, such as bench/test_maps.py or "-k wheel", which writes no page.
 # A quick look at all of it: CYSESSION_BENCH_TIME=0.1 make bench.
 #
-# Free-threaded figures are part of the page where the interpreter of ci/freethreaded-python.sh is there already.
+# Free-threaded figures are part of the page where the interpreter of `ci/cpython.sh 3.13t` is there already.
 source "$(dirname "$0")/common.sh"
 ci/setup.sh bench
 mkdir -p build
@@ -18,7 +18,7 @@ status=0
 [ "$whole" -eq 0 ] || exit "$status"
 
 reports=(build/bench.json)
-if ci/freethreaded-python.sh --installed >/dev/null; then
+if ci/cpython.sh 3.13t --installed >/dev/null; then
     rm -f build/bench-freethreaded.json
     ci/freethreaded.sh bench/test_threads.py --benchmark-only --benchmark-columns=min \
         "--benchmark-json=$ROOT/build/bench-freethreaded.json" || status=$?

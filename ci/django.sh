@@ -4,8 +4,8 @@
 # The test-suite itself runs on Python 3.11 and so with the newest long-term release of Django that this can run; the
 # newest release wants Python 3.12. Which versions they are stands in ci/constraints.txt.
 #
-#   DJANGO_PYTHON=   the interpreter to use (default: the first of python3.12, 3.13, 3.14 that works, else the one of
-#                    ci/freethreaded-python.sh, with its GIL switched on)
+#   DJANGO_PYTHON=   the interpreter to use (default: the first of 3.12, 3.13, 3.14 that ci/interpreters.sh finds, else
+#                    the one of ci/cpython.sh 3.13t, with its GIL switched on)
 source "$(dirname "$0")/common.sh"
 
 COPY=$ROOT/build/django
@@ -15,16 +15,17 @@ usable() { "$1" -c 'import ensurepip, os, sys, sysconfig, venv
 sys.exit(sys.version_info < (3, 12) or not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' >/dev/null 2>&1; }
 
 find_python() {
-    local candidate
+    local version found
     if [ -n "${DJANGO_PYTHON:-}" ]; then
         usable "$DJANGO_PYTHON" || die "DJANGO_PYTHON=$DJANGO_PYTHON is not a Python 3.12 or newer with venv and headers"
         command -v "$DJANGO_PYTHON"
         return
     fi
-    for candidate in python3.12 python3.13 python3.14; do
-        usable "$candidate" && command -v "$candidate" && return
+    for version in 3.12 3.13 3.14; do
+        found=$(ci/interpreters.sh "$version" 2>/dev/null)
+        if [ -n "$found" ]; then cut -f 2 <<<"$found" && return; fi
     done
-    ci/freethreaded-python.sh | tail -n 1
+    ci/cpython.sh 3.13t | tail -n 1
 }
 
 command -v gcc >/dev/null 2>&1 || need_packages gcc

@@ -16,45 +16,47 @@ again: a slow response never brings back an id that was rotated or destroyed whi
 """
 
 import logging
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from ._core import carrier_value, presented_id, presented_stamp
-from .cookies import DEFAULT_NAME, MAX_CANDIDATES, SessionCookie, find_values, without_prefix
-from .errors import SessionError, SessionGone, StorageMisconfigured, StorageUnavailable
+from ._headers import (
+    Header,
+    TextHeader,
+    as_bytes,
+    as_text,
+    checked_name,
+    with_no_store,
+    with_vary,
+    without_cookie,
+    without_header,
+)
+from .cookies import (
+    DEFAULT_NAME,
+    MAX_CANDIDATES,
+    InsecureCookieWarning,
+    SessionCookie,
+    find_values,
+    without_prefix,
+)
+from .errors import SessionError
 from .ids import fingerprint, well_formed
 
 if TYPE_CHECKING:
     from . import Manager, Session
 
-__all__ = ["FAILED", "HttpOptions", "HttpPolicy", "InsecureCookieWarning", "Refusal", "refusal"]
+__all__ = ["HttpOptions", "HttpPolicy"]
 
 log = logging.getLogger("cysession.http")
-
-Header = tuple[bytes, bytes]
-TextHeader = tuple[str, str]
 
 REFRESHES: Final = 10  # how often within its Max-Age a persistent cookie may be sent again
 
 _LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
-# Headers with a meaning of their own, in a request or in a response.
-_TAKEN: Final = re.compile(
-    r"accept|age|authorization|cache-control|connection|content-.*|cookie|date|etag|expect|expires|forwarded|host"
-    r"|keep-alive|location|origin|range|referer|server|set-cookie|te|trailer|transfer-encoding|upgrade|user-agent"
-    r"|vary|via|warning|www-authenticate"
-)
-
-
-class InsecureCookieWarning(UserWarning):
-    """`insecure=True`: ids travel readable over plain http. `httponly=False`: scripts can read them."""
 
 
 class HttpOptions(TypedDict, total=False):
@@ -132,7 +134,7 @@ class HttpPolicy:
             chosen = (cookie, path, domain, samesite, partitioned, cookie_max_age, insecure, httponly)
             if chosen != (None, "/", None, "Lax", False, None, False, True):
                 raise ValueError("header= replaces the cookie: leave out cookie= and the cookie's attributes")
-            self._key = self.carrier = _checked_header(header)
+            self._key = self.carrier = checked_name(header)
             self.name: bytes | None = None
             self._vary = (b"vary", header.encode("ascii"))
             # What a response gets that hands no id out; None: each has to be asked whether it does.
@@ -172,13 +174,12 @@ class HttpPolicy:
         self._cookie = cookie
         # The name of the cookie in the carrier header; None: the header's value is the id.
         self._key = self.name = cookie.key
-        if cookie.max_age:
-            self._refresh_after = cookie.max_age / REFRESHES
-            self.refreshes = self._sends
+        self._refresh_after = (cookie.max_age or 0) / REFRESHES
+        self.refreshes = bool(cookie.max_age) and self._sends
         self.plain_vary = None if self.refreshes else self._vary
 
-    def lasting(self, cookie_max_age: int | timedelta) -> "HttpPolicy":
-        """The same policy with a cookie that outlives the browser."""
+    def lasting(self, cookie_max_age: int | timedelta | None) -> "HttpPolicy":
+        """The same policy with a cookie of another life."""
         policy = copy(self)
         if policy._cookie is not None:
             policy._use(self._make_cookie(max_age=cookie_max_age))
@@ -346,11 +347,11 @@ class HttpPolicy:
         if (state == "keep" and not renew) or not self._sends:
             for name, _ in headers:
                 if len(name) == 4 and name.lower() == b"vary":
-                    return self._with_vary(headers)
+                    return with_vary(headers, self._vary)
             headers.append(self._vary)
             return headers
         line = self._line("" if state == "drop" else session.id)
-        return [*_with_no_store(self._without_own(self._with_vary(headers))), line]
+        return [*with_no_store(self._without_own(with_vary(headers, self._vary))), line]
 
     def dress_text(
         self, session: "Session", headers: Iterable[TextHeader], renew: bool = False
@@ -360,23 +361,30 @@ class HttpPolicy:
             return headers
         if not self.hands_out(session, renew):
             return self.vary_text(headers)
-        return _as_text(self.dress(session, _as_bytes(headers), renew))
+        return as_text(self.dress(session, as_bytes(headers), renew))
 
     def vary_text(self, headers: Iterable[TextHeader]) -> list[TextHeader]:
         """The headers with Vary."""
         headers = [*headers]
         for name, _ in headers:
             if len(name) == 4 and name.lower() == "vary":
-                return _as_text(self._with_vary(_as_bytes(headers)))
+                return as_text(with_vary(as_bytes(headers), self._vary))
         headers.append(self._vary_text)
         return headers
 
     def handed_out(self, environ: Mapping[str, Any]) -> None:
         """An id goes out in the answer to this WSGI request: if a browser will not keep it, say so once in the log."""
-        if self._told or environ["wsgi.url_scheme"] != "http":
-            return
-        host = environ.get("HTTP_HOST", "").rpartition(":")[0] or environ.get("HTTP_HOST", "")
-        if host in _LOOPBACK or environ.get("HTTP_X_FORWARDED_PROTO") == "https":
+        if not self._told and environ["wsgi.url_scheme"] == "http":
+            self._tell_of_http(environ.get("HTTP_HOST", ""), environ.get("HTTP_X_FORWARDED_PROTO"))
+
+    def handed_out_in(self, scope: Mapping[str, Any]) -> None:
+        """`handed_out` for an ASGI request."""
+        if not self._told and scope.get("scheme") in ("http", "ws"):
+            headers = dict(as_text(scope["headers"]))
+            self._tell_of_http(headers.get("host", ""), headers.get("x-forwarded-proto"))
+
+    def _tell_of_http(self, host: str, forwarded: str | None) -> None:
+        if host in _LOOPBACK or host.rpartition(":")[0] in _LOOPBACK or forwarded == "https":
             return  # to browsers this machine is as good as https
         self._told = True
         log.warning(
@@ -394,115 +402,14 @@ class HttpPolicy:
             session_id = f"{session_id}.{self._now()}"
         return (b"set-cookie", self._cookie.set(session_id))
 
-    def _with_vary(self, headers: list[Header]) -> list[Header]:
-        """Vary keeps shared caches from giving this response to others. Some heed only one line of it, so a
-        line that is there is extended."""
-        ours = self._vary[1]
-        lines = [place for place, (name, _) in enumerate(headers) if name.lower() == b"vary"]
-        if not lines:
-            return [*headers, self._vary]
-        named = set().union(*(_directives(headers[place][1]) for place in lines))
-        if named.isdisjoint((b"*", ours.lower())):
-            name, value = headers[lines[-1]]
-            headers[lines[-1]] = (name, value + b", " + ours if value.strip() else ours)
-        return headers
-
     def _without_own(self, headers: list[Header]) -> list[Header]:
         """One Set-Cookie a name: a line of the app's for our cookie gives way."""
         if self._cookie is None:
-            return [pair for pair in headers if pair[0].lower() != self._key]
-        return [
-            (name, value)
-            for name, value in headers
-            if name.lower() != b"set-cookie" or value.partition(b"=")[0].strip() != self._key
-        ]
-
-
-def _as_bytes(headers: Iterable[TextHeader]) -> list[Header]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-
-def _as_text(headers: Iterable[Header]) -> list[TextHeader]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+            return without_header(headers, self._key)
+        return without_cookie(headers, self._key)
 
 
 def _without_stamp(value: bytes) -> tuple[bytes, int]:
     """A cookie's value without its time of issue, and that time, or -1."""
     session_id, dot, stamp = value.rpartition(b".")
     return (session_id, int(stamp)) if dot and stamp.isdigit() and len(stamp) <= 12 else (value, -1)
-
-
-def _with_no_store(headers: list[Header]) -> list[Header]:
-    """No cache may keep a response that carries an id. `no-store` beats all weaker directives, so they go."""
-    caching = [value for name, value in headers if name.lower() == b"cache-control"]
-    if any(b"no-store" in _directives(value) for value in caching):
-        return headers
-    return [
-        *(pair for pair in headers if pair[0].lower() != b"cache-control"),
-        (b"cache-control", b"no-store"),
-    ]
-
-
-def _directives(value: bytes) -> set[bytes]:
-    return {part.strip().lower() for part in value.split(b",")}
-
-
-def _checked_header(name: object) -> bytes:
-    if not isinstance(name, str) or not _TOKEN.fullmatch(name) or _TAKEN.fullmatch(name.lower()):
-        raise ValueError(
-            f"header {name!r:.80} cannot carry ids: choose a token of your own, such as X-Session-Id"
-        )
-    return name.lower().encode("ascii")
-
-
-# -- when the session itself fails --
-
-
-class Refusal(NamedTuple):
-    """The answer in place of the app's. It leaves the cookie alone: the session may be as alive as before."""
-
-    status: int
-    reason: str
-    headers: list[Header]
-    body: bytes
-
-    def note(self, error: BaseException) -> None:
-        """Log why; what the app cannot see, somebody has to."""
-        if self.status >= 500:
-            log.error("answered %d in place of the app: %s", self.status, error, exc_info=error)
-        else:
-            log.info("answered %d in place of the app: %s", self.status, error)
-
-
-def _refusal(status: int, reason: str, text: str, *extra: Header) -> Refusal:
-    body = f"{text}\n".encode()
-    fixed = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-    ]
-    return Refusal(status, reason, [*fixed, *extra], body)
-
-
-_UNAVAILABLE: Final = _refusal(
-    503,
-    "Service Unavailable",
-    "Sessions cannot be read or stored at the moment. You are not logged out; please try again.",
-    (b"retry-after", b"5"),
-)
-_GONE: Final = _refusal(
-    409,
-    "Conflict",
-    "Your session ended while this request was under way, perhaps in another window. Nothing was changed.",
-)
-
-FAILED: Final = _refusal(500, "Internal Server Error", "Internal Server Error")
-
-
-def refusal(error: BaseException | None) -> Refusal | None:
-    """What to answer when `error` comes out of a session; None: it is the app's own error."""
-    if isinstance(error, StorageUnavailable | StorageMisconfigured):
-        return _UNAVAILABLE
-    if isinstance(error, SessionGone):
-        return _GONE
-    return None

@@ -24,7 +24,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from ._core import Exchange
-from ._http import FAILED, HttpOptions, HttpPolicy, Refusal, log, refusal
+from ._http import HttpOptions, HttpPolicy, log
+from ._refusal import FAILED, Refusal, refusal
 from .errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from .ids import new_id
 
@@ -134,6 +135,8 @@ class _Exchange(Exchange):
         """The message with the headers that the committed session adds."""
         policy, session = self.policy, self.session
         renew = policy.refreshes and policy.renews(session, policy.gather(self.scope["headers"]))
+        if session.cookie_state == "set":
+            policy.handed_out_in(self.scope)
         return dict(message, headers=policy.dress(session, message.get("headers", ()), renew))
 
     async def adressed(self, message: Message) -> Message:
@@ -142,6 +145,8 @@ class _Exchange(Exchange):
         if not session.accessed:
             return message
         renew = policy.refreshes and await policy.arenews(session, policy.gather(self.scope["headers"]))
+        if session.cookie_state == "set":
+            policy.handed_out_in(self.scope)
         return dict(message, headers=policy.dress(session, message.get("headers", ()), renew))
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_NAME",
     "MAX_AGE_LIMIT",
     "MAX_CANDIDATES",
+    "InsecureCookieWarning",
     "SessionCookie",
     "find_values",
     "without_prefix",
@@ -71,6 +72,11 @@ def _starts_a_pair(header: bytes, start: int) -> bool:
 
 
 # -- what a server sends ----------------------------------------------------------------------------------
+
+
+class InsecureCookieWarning(UserWarning):
+    """An adapter was made with `insecure=True`: ids travel readable over plain http. With `httponly=False`: scripts can
+    read them."""
 
 
 class SessionCookie:

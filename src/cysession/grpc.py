@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
-from ._http import HttpPolicy, refusal
+from ._http import HttpPolicy
+from ._refusal import refusal
 from .errors import SessionError
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from warnings import catch_warnings, simplefilter
 from starlette.requests import HTTPConnection
 
 from . import Manager, Session, Storage, asgi
-from ._http import InsecureCookieWarning, log
-from .cookies import MAX_AGE_LIMIT
+from ._http import log
+from .cookies import MAX_AGE_LIMIT, InsecureCookieWarning
 from .errors import SessionError
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class SessionMiddleware(asgi.SessionMiddleware):
         storage: Storage | None = None,
         manager: Manager | None = None,
     ) -> None:
+        if max_age is not None and max_age < 0:
+            raise ValueError(
+                f"max_age={max_age} is no time: give seconds, or None for a cookie that ends with the browser"
+            )
         if manager is None:
             manager = Manager(max_age or TWO_WEEKS, storage or _files(secret_key))
         elif storage is not None:

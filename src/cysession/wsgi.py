@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Unpack
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from ._http import FAILED, HttpOptions, HttpPolicy, Refusal, TextHeader, refusal
+from ._headers import TextHeader, as_text
+from ._http import HttpOptions, HttpPolicy
+from ._refusal import FAILED, Refusal, refusal
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -254,8 +256,7 @@ def _close(body: Any) -> None:
 
 
 def _head(answer: Refusal) -> tuple[str, list[TextHeader]]:
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-    return f"{answer.status} {answer.reason}", headers
+    return f"{answer.status} {answer.reason}", as_text(answer.headers)
 
 
 def _answer(start_response: StartResponse, answer: Refusal, error: BaseException) -> Iterable[bytes]:

@@ -85,7 +85,6 @@ def test_the_page_shows_the_example_that_is_tested() -> None:
     assert shown is not None and f"\n{shown[1]}\n\nif __name__" in example
 
 
-
 def steps_of(section: str) -> list[tuple[str, str]]:
     """(name, parameters) of the methods that the table under this heading lists."""
     _, _, text = CUSTOM.partition(f"\n## {section}\n")

@@ -85,3 +85,8 @@ def timed(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
     with Manager(1_209_600, STORAGES[request.param](tmp_path), clock=clock) as made:
         with override_settings(CYSESSION={"MANAGER": made}):
             yield made
+
+
+@pytest.fixture(autouse=True)
+def logs(no_id_is_logged: None) -> None:
+    """S20, for every test here."""

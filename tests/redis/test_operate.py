@@ -242,7 +242,7 @@ def test_a_source_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
     assert "hunter2" not in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 def test_a_visitor_of_flask_session_keeps_cookie_and_session(
     server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,7 +279,7 @@ def test_a_visitor_of_flask_session_keeps_cookie_and_session(
         assert manager.new(cookie.value)["when"] == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 def test_a_visitor_of_starsessions_keeps_cookie_and_session(
     server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

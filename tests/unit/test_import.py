@@ -59,6 +59,8 @@ def test_storages_and_adapters_come_when_they_are_asked_for() -> None:
         "storage.file",
         "storage.redis",
         "_http",
+        "_headers",
+        "_refusal",
         "asgi",
         "wsgi",
         "django",

@@ -28,9 +28,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("session",),
     ("manager",),
     ("",),  # cysession/__init__.py
-    ("_http",),
+    ("_headers",),
+    ("_http", "_refusal"),
     ("asgi", "wsgi", "testing", "testing.*"),
-    ("starlette", "flask", "django", "django.*", "grpc", "metrics"),
+    ("starlette", "flask", "flask.*", "django", "django.*", "grpc", "metrics"),
     ("cli", "cli.*"),
     ("__main__",),
 )
@@ -107,7 +108,7 @@ def test_imports_go_one_way(module: str) -> None:
         # Inside one sub-package its modules may share helpers.
         if any(
             module.startswith(home) and target.startswith(home)
-            for home in ("storage.file", "storage.redis", "testing", "cli", "django")
+            for home in ("storage.file", "storage.redis", "testing", "cli", "flask", "django")
         ):
             continue
         assert layer(target) < layer(module), f"{module or 'cysession'} must not import {imported}"

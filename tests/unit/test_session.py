@@ -268,6 +268,20 @@ def test_update_takes_what_dict_takes(manager: Manager) -> None:
     assert list(session) == ["a", "b", "c", "d", "mapping"]
 
 
+def test_what_a_dict_has_beyond_the_protocol(manager: Manager) -> None:
+    session = same = manager.new(stored(manager, a=1, cart=["tea"]))
+    session |= {"b": 2}
+    session |= [("c", 3)]
+    assert session is same and session.is_dirty
+    with pytest.raises(TypeError):
+        session |= 5  # type: ignore[arg-type]
+    taken = session.copy()
+    taken["d"] = 4
+    assert type(taken) is dict and "d" not in session
+    taken["cart"].append("milk")  # as shallow as that of a dict
+    assert session == {"a": 1, "b": 2, "c": 3, "cart": ["tea", "milk"]}
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 11, 12, 13, 31, 33, 100, 1000])
 def test_any_number_of_changes(manager: Manager, n: int) -> None:
     """From a few in the handle itself over a vector to one with an index."""
@@ -290,6 +304,29 @@ def test_any_number_of_changes(manager: Manager, n: int) -> None:
     else:
         session.save()
         assert manager.new(session.id).get_map() == expected
+
+
+@pytest.mark.parametrize("n", [5, 9, 40, 140])
+def test_any_number_of_values_on_loan(manager: Manager, n: int) -> None:
+    """They are found again after one of them was taken back, and over a save; short keys and others."""
+    keys = [f"k{i}" if i % 3 else f"ключ {i}" for i in range(n)]
+    session = manager.new(stored(manager, **{key: [i] for i, key in enumerate(keys)}))
+    lent = session.get_map()
+    assert list(lent.items()) == [(key, [i]) for i, key in enumerate(keys)]
+    assert session.modify(keys[n // 2], lambda value: [*value, "more"]) == [n // 2, "more"]
+    for key in (keys[0], keys[-1]):
+        lent[key].append("in place")
+    del session[keys[1]]
+    session["new"] = 1
+    session.save()
+    lent[keys[-1]].append("again")
+    session.save()
+    expected = {key: [i] for i, key in enumerate(keys) if i != 1} | {"new": 1}
+    expected[keys[n // 2]].append("more")
+    expected[keys[0]].append("in place")
+    expected[keys[-1]] += ["in place", "again"]
+    assert list(session.items()) == list(expected.items())
+    assert list(manager.new(session.id).items()) == list(expected.items())
 
 
 def test_equal_keys_that_are_other_objects_are_one_key(manager: Manager) -> None:
@@ -643,6 +680,50 @@ def test_the_managers_ttl_can_be_changed(manager: Manager, clock: FakeClock) -> 
     assert not manager.new(session_id).is_new
     clock.advance(5)
     assert manager.new(session_id).is_new
+
+
+@pytest.mark.parametrize("meanwhile", ["set", "replace", "remove_all", "destroy", "save", "close"])
+def test_a_clock_that_uses_the_session_while_it_commits(meanwhile: str) -> None:
+    """The clock is user code in the middle of a commit: whichever way it changes the session, the end is whole."""
+    storage, busy = MemoryStorage(), [False]
+
+    def clock() -> float:
+        if busy[0]:
+            busy[0] = False
+            uses[meanwhile]()
+        return 1000.0
+
+    manager = Manager(100, storage, clock=clock)
+    session = manager.new(stored(manager, a="1", b="2"))
+    uses: dict[str, Callable[[], object]] = {
+        "set": lambda: session.set("c", "3"),
+        "replace": lambda: session.set("a", ["other"]),
+        "remove_all": session.remove_all,
+        "destroy": session.destroy,
+        "save": session.save,
+        "close": session.close,
+    }
+    session["a"] = "new"
+    busy[0] = True
+    try:
+        session.save()
+    except (SessionClosed, SessionGone):
+        assert meanwhile in ("close", "destroy")
+    assert not busy[0]
+    assert storage.table is not None
+    storage.table._check()
+    expected = {
+        "set": {"a": "new", "b": "2", "c": "3"},
+        "replace": {"a": ["other"], "b": "2"},
+        "remove_all": {},
+        "destroy": {},
+        "save": {"a": "new", "b": "2"},
+        "close": {"a": "new", "b": "2"},
+    }[meanwhile]
+    if meanwhile != "close":
+        session.save()
+        assert session.get_map() == expected
+    assert manager.new(session.id).get_map() == expected
 
 
 def test_another_storage_leaves_old_handles_where_they_are(manager: Manager, clock: FakeClock) -> None:

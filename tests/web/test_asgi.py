@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import subprocess
 import sys
 import threading
@@ -521,6 +522,58 @@ def test_an_error_page_of_the_app_leaves_after_a_failed_commit(manager: Manager)
     assert reply.status == 400 and reply.cookies == [] and reply.all(b"vary") == [b"Cookie"]
 
 
+def test_R20_a_failed_storage_is_503_also_out_of_a_group_of_tasks(manager: Manager) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    async def fail() -> None:
+        raise StorageUnavailable("the storage is down")
+
+    assert asyncio.run(call(SessionMiddleware(app, manager))).status == 503
+
+
+def test_R4_an_error_beside_a_failed_storage_is_the_apps_own(manager: Manager) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ExceptionGroup("both", [StorageUnavailable("the storage is down"), LookupError("a bug")])
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(call(SessionMiddleware(app, manager)))
+
+
+# -- strangers --------------------------------------------------------------------------------------------
+
+
+def test_V8_R40_a_hundred_thousand_strangers_leave_nothing_behind() -> None:
+    """In the storage or anywhere else: the blocks that the interpreter has allocated stay about as many."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        session = scope["session"]
+        assert session.get("user") is None
+        if scope["method"] == "DELETE":
+            session.destroy()
+        await send(START)
+        await send(BODY)
+
+    async def swallow(message: Message) -> None:
+        pass
+
+    async def strangers(count: int) -> None:
+        for number in range(count):
+            method = "GET" if number % 2 else "DELETE"
+            await middleware(http_scope(cookie(f"{number:043d}"), method), never, swallow)
+
+    with Manager(3600, MemoryStorage()) as manager:
+        middleware = SessionMiddleware(app, manager)
+        asyncio.run(strangers(1000))
+        gc.collect()
+        before = sys.getallocatedblocks()
+        asyncio.run(strangers(100_000))
+        gc.collect()
+        assert len(manager.storage) == 0  # type: ignore[arg-type]
+        assert sys.getallocatedblocks() - before < 1000
+
+
 # -- event loops ------------------------------------------------------------------------------------------
 
 
@@ -823,6 +876,33 @@ def test_S9_the_warning_names_the_line_that_made_the_middleware(manager: Manager
         warnings.simplefilter("always")
         SessionMiddleware(respond, manager, insecure=True)  # type: ignore[arg-type]
     assert [w.filename for w in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "headers", "told"),
+    [
+        ("http", [(b"host", b"192.0.2.7:8000")], 1),
+        ("ws", [], 1),
+        ("https", [(b"host", b"192.0.2.7:8000")], 0),
+        ("http", [(b"host", b"localhost:8000")], 0),
+        ("http", [(b"host", b"127.0.0.1")], 0),
+        ("http", [(b"host", b"shop.example"), (b"x-forwarded-proto", b"https")], 0),
+    ],
+)
+def test_S9_why_a_browser_will_not_keep_the_cookie_stands_in_the_log_once(
+    scheme: str, headers: Any, told: int, manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"]["n"] = 2
+        await send({"type": "websocket.accept"} if scope["type"] == "websocket" else START)
+
+    middleware = SessionMiddleware(app, manager)
+    scope = {**(ws_scope(headers) if scheme == "ws" else http_scope(headers)), "scheme": scheme}
+    for _ in range(3):
+        sent: list[Message] = []
+        asyncio.run(middleware(dict(scope), never, collect(sent)))
+        assert b"set-cookie" in dict(sent[0]["headers"])
+    assert caplog.text.count("over plain http") == told
 
 
 async def never() -> Message:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cysession import Manager, MemoryStorage, NotSerializable, Session, SessionGone, Storage
-from cysession._http import InsecureCookieWarning
+from cysession.cookies import InsecureCookieWarning
 from tests.web.browser import Jar
 from tests.web.conftest import MakeSite
 from tests.web.sites import Answer, Reply, cookie, headers_of, lines_of
@@ -117,12 +117,41 @@ def test_S13_in_a_browser_the_cookie_comes_stays_and_goes(
     assert visit(read).body == b"nobody"
 
 
+PARTITIONED = {"samesite": "None", "partitioned": True}
+
+
+def test_S17_golden_set_cookie_of_a_partitioned_session(make_site: MakeSite) -> None:
+    (line,) = make_site(count, **PARTITIONED).request().cookies
+    assert re.fullmatch(
+        rb"__Host-id=[A-Za-z0-9_-]{43}; Path=/; Secure; HttpOnly; SameSite=None; Partitioned", line
+    )
+    (gone,) = make_site(log_out, **PARTITIONED).request(cookie(begin(make_site))).cookies
+    assert gone == (
+        b"__Host-id=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; "
+        b"Secure; HttpOnly; SameSite=None; Partitioned"
+    )
+
+
+def test_S17_S16_the_twin_from_before_it_was_partitioned_does_no_harm(make_site: MakeSite) -> None:
+    """A browser holds both and sends both; a log-out reaches the one of this partition."""
+    jar = Jar()
+    jar.receive(make_site(count).request().cookies[0])
+    make_site(log_out).request([(b"cookie", jar.header())])  # its session ended, and the browser was not told
+    jar.receive(make_site(count, **PARTITIONED).request([(b"cookie", jar.header())]).cookies[0])
+    assert jar.header().count(b"__Host-id=") == 2
+    site = make_site(read, **PARTITIONED)
+    assert site.request([(b"cookie", jar.header())]).body == b"1"
+    jar.receive(make_site(log_out, **PARTITIONED).request([(b"cookie", jar.header())]).cookies[0])
+    assert jar.header().count(b"__Host-id=") == 1 and not jar.refused
+    assert site.request([(b"cookie", jar.header())]).body == b"nobody"
+
+
 def test_S19_max_age_is_sent_when_asked_for(make_site: MakeSite) -> None:
     assert b"; Max-Age=3600" in make_site(count, cookie_max_age=3600).request().cookies[0]
     assert b"Max-Age" not in make_site(count).request().cookies[0]
 
 
-def test_an_emptied_session_is_deleted_with_its_cookie(make_site: MakeSite, manager: Manager) -> None:
+def test_G8_an_emptied_session_is_deleted_with_its_cookie(make_site: MakeSite, manager: Manager) -> None:
     def empty(session: Session) -> None:
         session.clear()
 
@@ -771,7 +800,7 @@ def test_S10_S16_of_two_headers_the_live_id_counts(make_site: MakeSite) -> None:
         ({"partitioned": True, "insecure": True}, "Partitioned without Secure"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 def test_S9_S10_S11_wrong_combinations_raise_at_start(options: dict[str, Any], complaint: str) -> None:
     from tests.web.sites import ADAPTERS
 

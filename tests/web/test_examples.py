@@ -15,7 +15,7 @@ from tests.web.sites import Reply, call_wsgi
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from cysession import (
     SessionGone,
     StorageUnavailable,
 )
-from cysession._http import InsecureCookieWarning
+from cysession.cookies import InsecureCookieWarning
 from cysession.flask import CySession, FlaskSession
 from cysession.testing import FakeClock
 from tests.web.browser import Jar
@@ -142,17 +142,57 @@ def test_nested_changes_need_no_modified(site: Site) -> None:
     assert site.run(lambda: str(session["cart"])).body == b"{'tea': [1, 2]}"
 
 
-def test_modified_true_is_allowed_and_false_forgets(site: Site) -> None:
-    site.run(lambda: session.update(n=1))
+def test_modified_false_stores_nothing_of_the_request(site: Site) -> None:
+    site.run(lambda: session.update(n=1, cart=[]))
 
-    def view() -> None:
+    def view() -> str:
         session.modified = True
         session["n"] = 2
+        session["cart"].append("tea")
         session.modified = False
-        assert not session.modified and session["n"] == 1
+        return f"{session.modified} {session['n']}"
+
+    assert site.run(view).body == b"False 2"
+    assert site.run(lambda: f"{session['n']} {session['cart']}").body == b"1 []"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: session.update(m=3),
+        lambda: session.pop("old"),
+        lambda: session.__delitem__("old"),
+        lambda: session.setdefault("m", 3),
+        lambda: session.set("m", 3),
+        lambda: session.remove("old"),
+        lambda: session.bind("anna"),
+        lambda: setattr(session, "permanent", True),
+        lambda: setattr(session, "modified", True),
+    ],
+)
+def test_after_modified_false_another_change_stores_all(site: Site, change: Callable[[], object]) -> None:
+    """As Flask's own session does, whose changes are stored together or not at all."""
+    site.run(lambda: session.update(n=1, old=1))
+
+    def view() -> None:
+        session["n"] = 2
+        session.modified = False
+        change()
+        assert session.modified
 
     site.run(view)
-    assert site.run(lambda: str(session["n"])).body == b"1"
+    assert site.run(lambda: str(session["n"])).body == b"2"
+
+
+def test_modified_can_be_asked_when_the_request_is_over(site: Site) -> None:
+    site.install()
+    with site.app.test_client() as client:
+        site.views["/"] = lambda: str(session.get("n"))
+        client.get("/", base_url="https://localhost")
+        assert session.accessed and not session.modified
+        site.views["/"] = lambda: str(session.setdefault("n", 1))
+        client.get("/", base_url="https://localhost")
+        assert session.modified and session == {"n": 1}
 
 
 def test_a_session_of_its_own_has_its_methods_too(site: Site) -> None:

@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 
 
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 def test_the_first_block_is_the_minimal_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     source = (ROOT / "examples" / "asgi_minimal.py").read_text(encoding="utf-8")

@@ -426,7 +426,7 @@ def test_an_app_that_never_starts_a_response_is_the_servers_to_judge(manager: Ma
         ({"wsgi.url_scheme": "http", "HTTP_X_FORWARDED_PROTO": "https"}, 0),
         *(
             ({"wsgi.url_scheme": "http", "HTTP_HOST": host}, 0)
-            for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000")
+            for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]", "[::1]:8000")
         ),
     ],
 )
@@ -444,7 +444,7 @@ def test_S9_why_a_browser_will_not_keep_the_cookie_stands_in_the_log_once(
     assert caplog.text.count("over plain http") == told
 
 
-@pytest.mark.filterwarnings("ignore::cysession._http.InsecureCookieWarning")
+@pytest.mark.filterwarnings("ignore::cysession.cookies.InsecureCookieWarning")
 @pytest.mark.parametrize("options", [{"insecure": True}, {"header": "X-Session-Id"}])
 def test_S9_whoever_chose_plain_http_is_not_told(
     options: dict[str, Any], caplog: pytest.LogCaptureFixture

@@ -21,6 +21,7 @@ from cysession import Manager, MemoryStorage, __version__, ids
 from cysession.errors import SessionError
 from cysession.storage import Storage, open_storage
 
+from .numbers import positive, seconds
 from .output import Output, count, table
 from .target import shown
 
@@ -34,10 +35,10 @@ TTL: Final = 600.0  # so that sessions of an interrupted run go by themselves
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("urls", nargs="*", metavar="URL", help="more storages, such as redis://localhost/0")
     parser.add_argument(
-        "--sessions", type=int, default=2000, metavar="N", help="sessions a storage (default 2000)"
+        "--sessions", type=positive, default=2000, metavar="N", help="sessions a storage (default 2000)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=0.2, metavar="S", help="a round of a case (default 0.2)"
+        "--seconds", type=seconds, default=0.2, metavar="S", help="a round of a case (default 0.2)"
     )
     parser.add_argument(
         "--directory", help="where the file storage is measured (default: the temporary directory)"
@@ -64,7 +65,7 @@ def _reached(url: str) -> Storage:
 
 
 def _compare(args: argparse.Namespace, output: Output, named: list[tuple[str, Storage]]) -> int:
-    tokens = [ids.new_id() for _ in range(max(1, args.sessions))]
+    tokens = [ids.new_id() for _ in range(args.sessions)]
     plain = {token: data() for token in tokens}
     cases: list[tuple[str, str, float]] = [
         ("dict", "get", _measure(lambda t: plain[t]["name"], tokens, args.seconds))

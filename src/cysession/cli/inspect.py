@@ -16,6 +16,7 @@ from cysession.errors import NotSupported
 from cysession.ids import well_formed
 from cysession.storage import Storage, Summary
 
+from .numbers import natural, positive
 from .output import Output, ago, count, duration, size, table
 from .target import add_target, learn_ttl, opened, shown
 
@@ -43,9 +44,9 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--values", action="store_true", help="with --user: also what is stored; mind who looks on"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="look at no more than N sessions")
+    parser.add_argument("--limit", type=positive, metavar="N", help="look at no more than N sessions")
     parser.add_argument(
-        "--largest", type=int, default=0, metavar="N", help="name the N largest by their locators"
+        "--largest", type=natural(), default=0, metavar="N", help="name the N largest by their locators"
     )
 
 

@@ -18,6 +18,7 @@ CYSESSION has three more options for it: HEADER, PARTITIONED and SEND_COOKIE, as
 # pyright: reportAttributeAccessIssue=false
 # Django's request knows nothing of the session that it is given.
 
+import warnings
 from collections.abc import Callable, Container
 from http.cookies import Morsel
 from typing import Any, Final
@@ -29,9 +30,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
 from .. import Session, SessionGone
-from .._http import HttpOptions, HttpPolicy, refusal
+from .._headers import as_text
+from .._http import HttpOptions, HttpPolicy
+from .._refusal import refusal
+from ..cookies import MAX_AGE_LIMIT, InsecureCookieWarning
 from .conf import get_manager, option
-from .store import EXPIRY, SessionStore
+from .expiry import EXPIRY
+from .store import SessionStore
 
 __all__ = ["SessionMiddleware"]
 
@@ -48,8 +53,7 @@ class SessionMiddleware(DjangoSessionMiddleware):  # type: ignore[misc]  # Djang
                 'cysession.django.SessionMiddleware needs SESSION_ENGINE = "cysession.django", or an engine whose '
                 "SessionStore is a subclass of its"
             )
-        self._options = _http_options()
-        self._policy = _policy(self._options)
+        self._policy = _policy()
         self._policies: dict[int, HttpPolicy] = {}
         self._does_io = get_manager().storage.does_io
         self._every = bool(settings.SESSION_SAVE_EVERY_REQUEST)
@@ -127,7 +131,7 @@ class SessionMiddleware(DjangoSessionMiddleware):  # type: ignore[misc]  # Djang
         if policy is None:
             if len(self._policies) >= POLICIES:
                 self._policies.clear()
-            policy = self._policies[age] = _policy({**self._options, "cookie_max_age": age or None})
+            policy = self._policies[age] = self._policy.lasting(min(age, MAX_AGE_LIMIT) or None)
         return policy
 
 
@@ -158,13 +162,30 @@ def _http_options() -> HttpOptions:
     if option("PARTITIONED") is not None:
         options["partitioned"] = option("PARTITIONED")
     if header is None and not settings.SESSION_EXPIRE_AT_BROWSER_CLOSE:
-        options["cookie_max_age"] = settings.SESSION_COOKIE_AGE
+        age = settings.SESSION_COOKIE_AGE
+        options["cookie_max_age"] = min(age, MAX_AGE_LIMIT) if isinstance(age, int) else age
     return options
 
 
-def _policy(options: HttpOptions) -> HttpPolicy:
+def _policy() -> HttpPolicy:
+    options = _http_options()
+    if options.get("insecure"):
+        warnings.warn(
+            "SESSION_COOKIE_SECURE is False: session ids travel readable over plain http. Where the site is served "
+            "over https, set it to True",
+            InsecureCookieWarning,
+            stacklevel=3,
+        )
+    if options.get("httponly") is False:
+        warnings.warn(
+            "SESSION_COOKIE_HTTPONLY is False: scripts can read the session ids",
+            InsecureCookieWarning,
+            stacklevel=3,
+        )
     try:
-        return HttpPolicy(get_manager(), **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureCookieWarning)  # it speaks of options that nobody gave
+            return HttpPolicy(get_manager(), **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"SESSION_COOKIE_* or CYSESSION: {error}") from error
 
@@ -192,7 +213,7 @@ def _answer(error: Exception) -> _Answer:
     if answer is None:
         raise error
     answer.note(error)
-    headers = {name.decode("ascii"): value.decode("ascii") for name, value in answer.headers}
+    headers = dict(as_text(answer.headers))
     return _Answer(answer.body, status=answer.status, reason=answer.reason, headers=headers)
 
 

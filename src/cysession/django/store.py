@@ -12,28 +12,24 @@ Reading counts as use: with an expiry in seconds the stored session ends that lo
 datetime or a timedelta it ends at that moment.
 """
 
-from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth.signals import user_logged_in
-from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
-from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import Manager, NotSerializable, NotSupported, Session, SessionGone
+from .. import NotSerializable, NotSupported, Session, SessionGone
 from ..ids import well_formed
 from .conf import get_manager, option
+from .expiry import EXPIRY, ExpiringSession
+from .values import plain, plain_key
 
 __all__ = ["SessionStore"]
 
 SECOND: Final = 1_000_000_000
-EXPIRY: Final = (
-    "_session_expiry"  # Django's name: seconds, 0 for "with the browser", or a moment in ISO format
-)
 EMPTY: Final = "\0empty"  # the only key of a session that Django stored without data; we store none without
 INTERRUPTED: Final = (
     "The request's session was deleted before its key could be renewed. The user may have logged out in a "
@@ -41,7 +37,7 @@ INTERRUPTED: Final = (
 )
 
 
-class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
+class SessionStore(ExpiringSession):
     """The session of one request, and what `client.session` of the test client is."""
 
     _session_cache: dict[str, Any]
@@ -58,10 +54,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             if "." in session_key:
                 session_key = _without_stamp(session_key)
             self._key = session_key if self._validate_session_key(session_key) else None
-
-    @property
-    def _manager(self) -> Manager:
-        return get_manager()
 
     @classmethod
     def of(cls, session: Session) -> "SessionStore":
@@ -112,13 +104,13 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
 
     def __setitem__(self, key: str, value: Any) -> None:
         if type(key) is not str:
-            key = _plain_key(key)
+            key = plain_key(key)
         self._get_session()[key] = value
         self._modified = True
 
     async def aset(self, key: str, value: Any) -> None:
         if type(key) is not str:
-            key = _plain_key(key)
+            key = plain_key(key)
         (await self._aget_session())[key] = value
         self._modified = True
 
@@ -141,35 +133,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
         if self._key or self.__dict__.get("_session_cache"):
             return False
         return self._core is None or not self._core.is_dirty
-
-    # ---- expiry: Django's rules, on the manager's clock if it has one of its own ---------------------------
-
-    def get_expiry_age(self, **kwargs: Any) -> int:
-        return super().get_expiry_age(**self._with_now(kwargs))  # type: ignore[no-any-return]
-
-    async def aget_expiry_age(self, **kwargs: Any) -> int:
-        return await super().aget_expiry_age(**self._with_now(kwargs))  # type: ignore[no-any-return]
-
-    def get_expiry_date(self, **kwargs: Any) -> datetime:
-        return super().get_expiry_date(**self._with_now(kwargs))  # type: ignore[no-any-return]
-
-    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
-        return await super().aget_expiry_date(**self._with_now(kwargs))  # type: ignore[no-any-return]
-
-    def set_expiry(self, value: float | datetime | timedelta | None) -> None:
-        super().set_expiry(self._now() + value if isinstance(value, timedelta) else value)
-
-    async def aset_expiry(self, value: float | datetime | timedelta | None) -> None:
-        await super().aset_expiry(self._now() + value if isinstance(value, timedelta) else value)
-
-    def _with_now(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return kwargs if "modification" in kwargs else {**kwargs, "modification": self._now()}
-
-    def _now(self) -> datetime:
-        clock = self._manager.storage.clock
-        if clock is None:
-            return timezone.now()  # type: ignore[no-any-return]
-        return datetime.fromtimestamp(clock(), UTC if settings.USE_TZ else None)
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -225,11 +188,6 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
             self._core = core
             self._seen = data.copy()
         return data
-
-    def _is_over(self, data: Mapping[str, Any]) -> bool:
-        """Whether the moment has come that was set as its expiry; idle time is the storage's business."""
-        expiry = data.get(EXPIRY)
-        return isinstance(expiry, str) and self.get_expiry_age(expiry=expiry) <= 0
 
     def exists(self, session_key: str | None) -> bool:
         if not self._validate_session_key(session_key):
@@ -429,8 +387,8 @@ class SessionStore(SessionBase):  # type: ignore[misc]  # Django is not typed
     def _simplify(self) -> bool:
         """Reduce subclasses of the basic types to those, as JSON does: SafeString, choices, QueryDict, namedtuple."""
         data = self._session_cache
-        plain = {key: _plain(value) for key, value in data.items()}
-        changed = {key: value for key, value in plain.items() if value is not data[key]}
+        reduced = {key: plain(value) for key, value in data.items()}
+        changed = {key: value for key, value in reduced.items() if value is not data[key]}
         data.update(changed)
         return bool(changed)
 
@@ -511,36 +469,3 @@ def bind_user(sender: object, *, request: Any, user: Any, **_: object) -> None:
 
 
 user_logged_in.connect(bind_user, dispatch_uid="cysession.django")
-
-
-# -- values that JSON would have taken -------------------------------------------------------------------
-
-
-def _plain_key(key: object) -> str:
-    if isinstance(key, str):
-        return str.__str__(key)
-    raise TypeError(
-        f"session keys are str, not {type(key).__name__}: Django's JSON serializer would give {key!r:.40} back as "
-        "text in the next request; convert it yourself"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """`value` without subclasses of the basic types; itself if it has none."""
-    kind = type(value)
-    if isinstance(value, dict):
-        copy: Any = {_plain(key): _plain(item) for key, item in value.items()}
-        same = kind is dict and all(a is b and value[b] is copy[a] for a, b in zip(copy, value, strict=False))
-        return value if same else copy
-    for base in (list, tuple, set, frozenset):
-        if isinstance(value, base):
-            copy = base(_plain(item) for item in value)
-            same = kind is base and all(a is b for a, b in zip(value, copy, strict=False))
-            return value if same else copy
-    if isinstance(value, str):
-        return value if kind is str else str.__str__(value)
-    if isinstance(value, int):
-        return value if kind in (int, bool) else int.__int__(value)
-    if isinstance(value, float):
-        return value if kind is float else float.__float__(value)
-    return value

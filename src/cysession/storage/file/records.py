@@ -135,7 +135,7 @@ class Files:
         if self._sealer is None:
             data = codec.encode(record, idle=idle, seed=place.seed, flags=place.flags)
         else:
-            data = self._sealed(place, record, codec.pack_items(record.raw_items()), place.flags, idle)
+            data = self._sealed(place, record, codec.payload_of(record), place.flags, idle)
         inode = self._replace(place, data, mtime)
         return Stored(record, None, idle, mtime, inode, len(data))
 
