@@ -66,8 +66,8 @@ class Race:
         bare: str | None = None,
         bars: Mapping[str, float] | None = None,
         notes: Mapping[str, str] | None = None,
-    ) -> None:
-        """Time them all.
+    ) -> dict[str, dict[str, Any]]:
+        """Time them all. Returns what the report says of each beside its time, to be added to.
 
         Args:
             group: the title of the table.
@@ -88,7 +88,7 @@ class Race:
             for name, run in present.items():
                 run(*given[name]())
             self._benchmark._mode = "race"
-            return
+            return {}
         results = {name: self._result(group, name, counts[name]) for name in present}
         self._run(present, results, given, seconds, rounds)
         self._annotate(results, absent, bars, notes)
@@ -96,6 +96,7 @@ class Race:
             results[base].extra_info["base"] = True
         if bare is not None:
             self._subtract(results, bare)
+        return {name: result.extra_info for name, result in results.items()}
 
     def facts(
         self,
