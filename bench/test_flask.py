@@ -21,9 +21,7 @@ from cysession.flask import CySession
 from tests.redis.servers import RedisServer
 
 REQUESTS = 20  # short rounds: some of them nobody interrupts
-NOTES = {
-    "Flask's signed cookie": "no storage: the data travel in the cookie, cannot be revoked, and are readable"
-}
+NOTES = {"Flask's signed cookie": "storage: the data travel in the cookie, readable, and cannot be revoked"}
 Install = Callable[[Flask], object]
 
 

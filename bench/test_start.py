@@ -67,13 +67,13 @@ def test_import(race: Race) -> None:
         compare="import, ms",
         times=TIMES,
         bars={"cysession": BAR_MS},
-        notes={"redis": "a client, not sessions: what our Redis storage has to bring along"},
+        notes={"redis": "sessions: it is the client that our Redis storage imports"},
     )
 
 
 @pytest.mark.timeout(600)
 def test_start(race: Race, tmp_path_factory: pytest.TempPathFactory) -> None:
-    from conftest import populate
+    from workload import populate
 
     from cysession import FileStorage, Manager
 
