@@ -93,6 +93,7 @@ def test_the_version() -> None:
         ("inspect", "--jason"),
         ("inspect", "--limit", "-1"),
         ("inspect", "--largest", "many"),
+        ("revoke", "--user", ""),
         ("sweep", "--seconds", "-1"),
         ("top", "--every", "nan"),
         ("bench", "--seconds", "0"),
