@@ -543,7 +543,7 @@ def test_a_failed_close_leaves_the_session_open(manager: Manager) -> None:
     assert manager.new(session.id)["a"] == 1
 
 
-def test_too_large_leaves_the_record_and_the_changes(manager: Manager) -> None:
+def test_V17_too_large_leaves_the_record_and_the_changes(manager: Manager) -> None:
     session = manager.new(stored(manager, a=1))
     session["big"] = "x" * 6000
     with pytest.raises(SessionTooLarge) as caught:
