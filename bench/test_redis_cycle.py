@@ -347,11 +347,21 @@ def server() -> Iterator[RedisServer]:
 def test_cycle(benchmark: Any, server: RedisServer, way: str, loop: str) -> None:
     if WAYS[way].threads and loop != "asyncio":
         pytest.skip("threads know no event loop")
-    count = 640
+    count, rounds = 640, 10
+    made = WAYS[way]
+    benchmark.name = f"{way.removesuffix(', threads')}, {f'{TASKS} threads' if made.threads else loop}"
     benchmark.group = f"load, get, set, commit: {TASKS} at once, per {count} cycles"
     running = Running(way, server.url, Loops[loop]())
-    benchmark.pedantic(running.cycles, args=(count,), rounds=10, warmup_rounds=2)
+    running.cycles(2 * count)
+    before = server_cpu(server)
+    benchmark.pedantic(running.cycles, args=(count,), rounds=rounds)
+    spent = server_cpu(server) - before
     running.close()
+    trips, sent, received = on_the_wire(server, way)
+    benchmark.extra_info["server CPU, us a cycle"] = round(1e6 * spent / (rounds * count), 1)
+    benchmark.extra_info["round trips"] = round(trips, 2)
+    benchmark.extra_info["bytes out"] = round(sent)
+    benchmark.extra_info["bytes in"] = round(received)
 
 
 # ---- the table -------------------------------------------------------------------------------------------
