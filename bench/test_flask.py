@@ -2,10 +2,12 @@
 
 The same app without sessions is timed in turn and subtracted. Bar: at least 4 times less than Flask-Session, whose
 memory is cachelib's SimpleCache; both with their default settings, `SESSION_REFRESH_EACH_REQUEST` included. On Redis a
-request that writes has two round trips to wait for, with either; no library can take less than these.
+request that writes has two round trips to wait for, with either, and no library can take less than these. They are
+measured as well: a GET, and a SET after it, over a bare socket.
 """
 
 import io
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -135,6 +137,33 @@ def test_flask_session(benchmark: Any, what: str, where: str, server: RedisServe
             flask_session.Session(app)
 
     measure(benchmark, what, where, install)
+
+
+@pytest.mark.parametrize("what", ["read only", "read and write"])
+def test_round_trips_alone(benchmark: Any, what: str, server: RedisServer) -> None:
+    """What Redis itself takes: each command is sent and its answer awaited, and nothing is done with it."""
+    benchmark.group = f"Flask, Redis, session {what}, per {REQUESTS} requests"
+    commands = [b"GET s\r\n", b"SET s " + b"x" * 90 + b" EX 3600\r\n"]
+    if what == "read only":
+        del commands[1]
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def wait() -> str:
+            for command in commands:
+                connection.sendall(command)
+                connection.recv(4096)
+            return "ok"
+
+        bare, app = app_with(home, None), app_with(wait, None)
+        environ = environ_with("")
+
+        def rounds(app: Flask) -> None:
+            for _ in range(REQUESTS):
+                request(app, dict(environ), lambda *_: None)
+
+        wait()
+        compare(benchmark, lambda: rounds(bare), lambda: rounds(app), REQUESTS, ROUNDS)
 
 
 @pytest.mark.parametrize("what", ["read only", "read and write"])
