@@ -35,11 +35,13 @@ directives = {
 }
 macros: list[tuple[str, str | None]] = []
 flags = ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-O0" if DEBUG else "-O3"]
+# CFLAGS of the environment replace what the interpreter was built with, and then its headers would assert.
+flags += ["-fwrapv", "-UNDEBUG" if DEBUG else "-DNDEBUG"]
 link = []
 
 if DEBUG:
     macros.append(("CYSESSION_DEBUG", "1"))
-    flags += ["-g", "-UNDEBUG"]
+    flags += ["-g"]
 if SANITIZE:
     flags += [
         "-g",

@@ -1,22 +1,23 @@
-"""What a middleware adds to a request: the same bare app is timed in turn with the wrapped one and subtracted.
+"""Requests for the benchmarks of the adapters, as a browser sends them and a server hands them on.
 
-Two loops that run a minute apart differ by more than a fast middleware costs. So every round of a benchmark begins
-with a round of the bare app, and what counts is the difference of the two best rounds.
+What a middleware adds is the difference to the same app without it, timed in turn with it (`race(bare=)`): the bare app
+is one of the contenders.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+import io
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
-REQUESTS = 500  # a round
-ROUNDS = 60
+import pytest
+from race import Absent, Race
+
+REQUESTS = 100  # a round: few, so that some rounds are disturbed by nobody
+SECONDS = 0.8  # a contender: what is compared are differences of times
+BARE = "bare app"
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Send = Callable[[Any], Awaitable[None]]
-
-added_us: dict[str, float] = {}
-"""By name of the benchmark, for the summary at the end of the run."""
 
 HEADERS = [
     (b"host", b"shop.example"),
@@ -64,44 +65,61 @@ async def _receive() -> dict[str, Any]:
 
 
 async def _send(message: Any) -> None:
-    pass
+    assert message.get("status", 200) == 200
 
 
-async def _round(app: App, scope: dict[str, Any]) -> None:
-    for _ in range(REQUESTS):
-        await app(dict(scope), _receive, _send)
+def environ_with(cookie: str, path: str = "/") -> dict[str, Any]:
+    """The same, as a WSGI gateway hands it out."""
+    headers = [*HEADERS, (b"cookie", NEIGHBOURS + cookie.encode())]
+    return {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "shop.example",
+        "SERVER_PORT": "443",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "192.0.2.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **{"HTTP_" + name.decode().upper().replace("-", "_"): value.decode() for name, value in headers},
+    }
 
 
-def measure(benchmark: Any, app: App, cookie: bytes) -> None:
-    """Benchmark requests to `app`; what they take longer than those to the bare app goes to `added_us`."""
-    scope = scope_with(cookie)
-    loop = asyncio.new_event_loop()
-    try:
-        compare(
-            benchmark,
-            lambda: loop.run_until_complete(_round(bare, scope)),
-            lambda: loop.run_until_complete(_round(app, scope)),
-        )
-    finally:
-        loop.close()
+class Loop:
+    """Rounds of requests to ASGI apps, on one event loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def rounds(self, app: App, cookie: bytes) -> Callable[[], object]:
+        scope = scope_with(cookie)
+
+        async def requests() -> None:
+            for _ in range(REQUESTS):
+                await app(dict(scope), _receive, _send)
+
+        return lambda: self.loop.run_until_complete(requests())
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.loop.close()
 
 
 def compare(
-    benchmark: Any,
-    bare: Callable[[], object],
-    wrapped: Callable[[], object],
+    race: Race,
+    group: str,
+    contenders: Mapping[str, Callable[[], object] | Absent],
     requests: int = REQUESTS,
-    rounds: int = ROUNDS,
+    **more: Any,
 ) -> None:
-    """Benchmark rounds of so many requests with sessions, each after one without."""
-    bare_rounds: list[float] = []
-
-    def bare_round() -> None:
-        begun = time.perf_counter()
-        bare()
-        bare_rounds.append(time.perf_counter() - begun)
-
-    wrapped()
-    benchmark.pedantic(wrapped, setup=bare_round, rounds=rounds)
-    added = (benchmark.stats.stats.min - min(bare_rounds)) / requests * 1e6
-    benchmark.extra_info["added_us"] = added_us[benchmark.name] = round(added, 3)
+    """What each contender adds to the bare app, which is one of them."""
+    race(group, contenders, operations=requests, seconds=SECONDS, rounds=(20, 2000), bare=BARE, **more)

@@ -1,10 +1,11 @@
 """Write docs/benchmarks.md and its plots from the JSON of one run of the benchmarks.
 
-    python bench/report.py run.json
+    python bench/report.py run.json [another.json ...]
 
-One section a file of bench/, headed by the question that the file asks and explained by its docstring; one table a
-group, with the ratio of each row to ours. Groups say how many operations a round does ("..., per 1000 operations").
-Where a benchmark reports figures of its own (`extra_info`) in place of a time, the table has those.
+The page says what machine and versions the first file is of; further files bring rows of their own, such as those of
+another interpreter. One section a file of bench/, headed by the question that the file asks and explained by its
+docstring; one table a group, ratios first. What the benchmarks say beside their times (`extra_info`) is described in
+race.py; figures under any other key become columns.
 """
 
 import ast
@@ -15,18 +16,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
+import plots
 
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-
-matplotlib.rcParams["svg.hashsalt"] = "cysession"  # the same figures give the same file
 BENCH = Path(__file__).resolve().parent
 DOCS = BENCH.parent / "docs"
 PLOTS = DOCS / "benchmarks"
 OURS = "cysession"
-ADDED = "added_us"  # to a bare request, by bench/added.py and its like
-INK, BLUE, ORANGE = "#808080", "#2090d0", "#e07020"  # readable on a light and on a dark page
+OWN = {"added_us", "added_median_us", "absent", "load", "bar", "note", "compare", "base", "bare"}
+ORDER = (
+    *("hot", "scale", "wheel", "maps", "storages", "create", "codec", "file", "redis", "redis_cycle"),
+    *("asgi", "wsgi", "flask", "django", "cookies", "memory", "gc", "expiry", "threads", "start"),
+)
+PERCENTILES = ("50 %", "90 %", "99 %", "99.9 %", "99.99 %", "worst")
 
 
 class Row(NamedTuple):
@@ -40,10 +41,27 @@ class Row(NamedTuple):
     extra: dict[str, Any]
 
     @property
+    def ours(self) -> bool:
+        return self.name.startswith(OURS)
+
+    @property
+    def added(self) -> bool:
+        return "added_us" in self.extra
+
+    @property
     def cost(self) -> float:
-        """What is compared: the time, or what a middleware adds to a bare request."""
-        added = self.extra.get(ADDED)
-        return self.least if added is None else 1e3 * float(added)
+        """What is compared: a figure that was named, what a middleware adds to a bare request, or the time."""
+        if "compare" in self.extra:
+            return float(self.extra[self.extra["compare"]])
+        return 1e3 * float(self.extra["added_us"]) if self.added else self.least
+
+    @property
+    def middle(self) -> float:
+        return 1e3 * float(self.extra["added_median_us"]) if self.added else self.median
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {key: value for key, value in self.extra.items() if key not in OWN}
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
@@ -59,7 +77,9 @@ def rows(run: dict[str, Any]) -> list[Row]:
             Row(
                 bench["fullname"].partition("::")[0].rpartition("/")[2],
                 group.replace(per[0], "") if per else group,
-                bench["name"].removeprefix("test_").replace("_", " "),
+                bench["name"].removeprefix("test_").replace("_", " ")
+                if "[" in bench["name"]
+                else bench["name"],
                 bench["stats"]["min"] * 1e9 / count,
                 bench["stats"]["median"] * 1e9 / count,
                 bench["extra_info"],
@@ -69,24 +89,40 @@ def rows(run: dict[str, Any]) -> list[Row]:
 
 
 def grouped(found: Iterable[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in found:
-        groups.setdefault(row.group, []).append(row)
-    return groups
+    return plots.by_first((row.group, row) for row in found)
 
 
-def is_ours(row: Row) -> bool:
-    return row.name.startswith(OURS)
+def compared(group: list[Row]) -> list[Row]:
+    """The rows that something is said of: without the bare app that the others contain."""
+    return [row for row in group if not row.extra.get("bare")]
 
 
-def has_peers(group: list[Row]) -> bool:
-    return any(map(is_ours, group)) and not all(map(is_ours, group))
+def has_costs(group: list[Row]) -> bool:
+    return all("compare" in row.extra or row.least > 0 for row in group)
 
 
 def reference(group: list[Row]) -> Row:
-    """What the others are compared with: our best row, or the first one where all are ours."""
-    ours = [row for row in group if is_ours(row)]
-    return min(ours, key=lambda row: row.cost) if ours else group[0]
+    """What the others are compared with: the row that says so, our best row, or the first one."""
+    for row in group:
+        if row.extra.get("base"):
+            return row
+    return our_best(group) or group[0]
+
+
+def our_best(group: list[Row]) -> Row | None:
+    return min((row for row in group if row.ours), key=lambda row: row.cost, default=None)
+
+
+def peers(group: list[Row]) -> list[Row]:
+    return [row for row in compared(group) if not row.ours]
+
+
+def against_peers(found: Iterable[Row]) -> Iterable[tuple[str, list[Row], Row]]:
+    """(group, peers, our best row) of every table that has both and in which lower is better."""
+    for name, group in grouped(found).items():
+        ours = our_best(compared(group))
+        if ours is not None and peers(group) and has_costs(group) and ours.cost > 0:
+            yield name, peers(group), ours
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
@@ -94,92 +130,191 @@ def reference(group: list[Row]) -> Row:
 
 def time_of(ns: float) -> str:
     for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if ns >= size:
+        if abs(ns) >= size:
             return f"{ns / size:.3g} {unit}"
     return f"{ns:.3g} ns"
 
 
 def figure(value: object) -> str:
-    return (
-        f"{value:,.3g}"
-        if isinstance(value, float) and abs(value) < 1000
-        else f"{value:,.0f}"
-        if isinstance(value, int | float)
-        else str(value)
-    )
+    if not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def ratio_of(cost: float, base: float) -> str:
+    if base <= 0:
+        return ""
+    return f"{cost / base:.2f}" if cost / base < 100 else f"{cost / base:,.0f}"
+
+
+def bar_of(row: Row) -> str:
+    """The bar is a ratio where times are compared, and a figure where those are."""
+    return f"<= {row.extra['bar']:g}" if "bar" in row.extra else ""
 
 
 def table(group: list[Row]) -> str:
-    facts = [key for key in dict.fromkeys(key for row in group for key in row.extra) if key != ADDED]
-    once = reference(group)
-    compared = not facts or has_peers(group)
+    shown = compared(group)
+    once = reference(shown)
+    facts = list(dict.fromkeys(key for row in shown for key in row.facts))
+    timed = once.least > 0
+    ratios = has_costs(shown) and len(shown) > 1
+    bars = any("bar" in row.extra for row in shown)
     head = [""]
-    if compared:
-        head += (
-            ["added", f"to {once.name}"] if ADDED in once.extra else ["minimum", "median", f"to {once.name}"]
-        )
-    lines = ["| " + " | ".join(head + facts) + " |", "|---|" + "---:|" * (len(head) - 1 + len(facts))]
-    for row in sorted(group, key=lambda row: row.cost) if has_peers(group) else group:
-        cells = [f"**{row.name}**" if is_ours(row) else row.name]
-        if compared:
-            times = [time_of(row.cost)] if ADDED in once.extra else [time_of(row.least), time_of(row.median)]
-            cells += [*times, f"{row.cost / once.cost:.2f}" if once.cost > 0 else ""]
-        lines.append("| " + " | ".join(cells + [figure(row.extra.get(fact, "")) for fact in facts]) + " |")
+    head += [f"ratio to {once.name}"] * ratios + ["bar"] * bars
+    if timed:
+        head += ["added, minimum", "added, median"] if once.added else ["minimum", "median"]
+    lines = [cells(head + facts), cells(["---"] + ["---:"] * (len(head) - 1 + len(facts)))]
+    for row in sorted(shown, key=lambda row: row.cost) if peers(shown) and has_costs(shown) else shown:
+        line = [f"**{row.name}**" if row.ours else row.name]
+        line += [ratio_of(row.cost, once.cost)] * ratios + [bar_of(row)] * bars
+        if timed:
+            line += [time_of(row.cost), time_of(row.middle)]
+        lines.append(cells(line + [figure(row.facts.get(fact, "")) for fact in facts]))
+    for name, package in absent(group).items():
+        lines.append(cells([name, f"{package} is not installed"] + [""] * (len(head) - 2 + len(facts))))
     return "\n".join(lines)
 
 
-def lost(groups: dict[str, list[Row]]) -> list[str]:
-    """Where somebody else is faster than we are."""
-    lines = []
-    for name, group in groups.items():
-        if not has_peers(group):
-            continue
-        ours = reference(group)
-        for row in sorted(group, key=lambda row: row.cost):
-            if row.cost < ours.cost and not row.name.startswith("bare"):
-                lines.append(f"- {name}: {row.name} takes {row.cost / ours.cost:.2f} of our time")
-    return lines
+def cells(values: Iterable[str]) -> str:
+    return "| " + " | ".join(values) + " |"
+
+
+def absent(group: Iterable[Row]) -> dict[str, str]:
+    return {name: package for row in group for name, package in row.extra.get("absent", {}).items()}
+
+
+def notes(group: list[Row]) -> str:
+    """What stands below a table."""
+    said = [f"{row.name} leaves out: {row.extra['note']}" for row in group if "note" in row.extra]
+    said += [f"The {row.name} takes {time_of(row.least)} a request" for row in group if row.extra.get("bare")]
+    return "; ".join(said) + "." if said else ""
+
+
+# ---- what we lose at ---------------------------------------------------------------------------------------
+
+
+def lost(found: list[Row]) -> list[str]:
+    """Where somebody else takes less than we do: by question and peer, the worst first."""
+    sections = []
+    for file in dict.fromkeys(row.file for row in found):
+        shares: dict[str, dict[str, float]] = {}
+        why: dict[str, str] = {}
+        for group, others, ours in against_peers(row for row in found if row.file == file):
+            for row in others:
+                if row.cost < ours.cost and not row.name.startswith("bare"):
+                    shares.setdefault(row.name, {})[group] = max(row.cost, 0) / ours.cost
+                    why[row.name] = row.extra.get("note", "")
+        lines = [
+            f"    - {name}: {'; '.join(f'{share:.2f} ({group})' for group, share in by_share(of_groups))}"
+            + (f". It leaves out: {why[name]}" if why[name] else "")
+            for name, of_groups in sorted(shares.items(), key=lambda item: min(item[1].values()))
+        ]
+        if lines:
+            sections.append("\n".join([f"- {question(file)[0]}", *lines]))
+    return sections
+
+
+def by_share(of_groups: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(of_groups.items(), key=lambda item: item[1])
 
 
 # ---- plots -------------------------------------------------------------------------------------------------
 
 
-def plot(groups: dict[str, list[Row]], path: Path) -> bool:
-    """Bars of the time of each row beside its peers, one panel a group. False: there is nobody to compare with."""
-    shown = {name: group for name, group in groups.items() if has_peers(group)}
+def plain(name: str) -> str:
+    """The peer that a row is about: without its parameters and what it was used for."""
+    name = re.sub(r"\[.*\]", "", name).partition(",")[0]
+    name = re.sub(r" (of dicts|awaited|blocking)$", "", name)
+    return re.sub(r"^(cachebox|cachetools) \w+$", r"\1", name).strip()
+
+
+def plot_ratios(found: list[Row]) -> str:
+    pairs = [
+        (plain(row.name), row.cost / ours.cost)
+        for _, others, ours in against_peers(found)
+        for row in others
+        if row.cost > 0 and not row.name.startswith("bare")
+    ]
+    if not pairs:
+        return ""
+    plots.ratios(plots.by_first(pairs), PLOTS / "ratios.svg")
+    return "![each peer's cost divided by ours](benchmarks/ratios.svg)"
+
+
+def plot_bars(file: str, found: list[Row]) -> str:
+    shown = {name: [*others, ours] for name, others, ours in against_peers(found)}
     if not shown:
-        return False
-    heights = [len(group) for group in shown.values()]
-    picture, axes = plt.subplots(
-        len(shown),
-        1,
-        figsize=(7, 0.32 * sum(heights) + 0.75 * len(shown)),
-        squeeze=False,
-        height_ratios=heights,
+        return ""
+    panels = {}
+    for name in shown:
+        group = compared([row for row in found if row.group == name])
+        scale = 1.0 if "compare" in group[0].extra else 1e3
+        panels[name] = [(row.name, row.cost / scale, row.ours) for row in group]
+    first = next(iter(shown.values()))[0]
+    unit = first.extra.get("compare") or (
+        "us added to a request" if first.added else "us an operation, minimum"
     )
-    for axis, (name, group) in zip(axes[:, 0], shown.items(), strict=True):
-        ordered = sorted(group, key=lambda row: row.cost, reverse=True)
-        axis.barh(
-            [row.name for row in ordered],
-            [row.cost / 1e3 for row in ordered],
-            color=[BLUE if is_ours(row) else INK for row in ordered],
-        )
-        axis.set_title(name, color=INK, fontsize=9, loc="left")
-        axis.set_xlabel(
-            "us an operation, minimum" if ADDED not in reference(group).extra else "us added to a request",
-            color=INK,
-            fontsize=8,
-        )
-        axis.tick_params(colors=INK, labelsize=8)
-        for spine in axis.spines.values():
-            spine.set_color(INK)
-    picture.tight_layout()
-    picture.savefig(path, transparent=True, metadata={"Date": None})
-    plt.close(picture)
-    return True
+    path = PLOTS / f"{stem(file)}.svg"
+    plots.bars(panels, unit, path)
+    return f"![cost of each beside its peers](benchmarks/{path.name})"
+
+
+def plot_growth(found: list[Row]) -> str:
+    points = [
+        (row.name, (int(size[1].replace(",", "")), row.least))
+        for row in found
+        if (size := re.match(r"([\d,]+) sessions$", row.group))
+    ]
+    if not points:
+        return ""
+    plots.lines(
+        {"": plots.by_first(points)},
+        PLOTS / "scale.svg",
+        "live sessions",
+        "ns an operation, minimum",
+        log_x=True,
+    )
+    return "![cost by number of sessions](benchmarks/scale.svg)"
+
+
+def plot_throughput(found: list[Row]) -> str:
+    panels: dict[str, Any] = {}
+    for row in found:
+        if how := re.search(r"(\d+) (task|thread)s?(?: on (\w+))?", row.group):
+            title = f"tasks on {how[3]}" if how[3] else f"{how[2]}s"
+            points = panels.setdefault(title, {}).setdefault(plain(row.name), [])
+            points.append((int(how[1]), 1e9 / row.least))
+    if not panels:
+        return ""
+    plots.lines(panels, PLOTS / "redis.svg", "at once", "commands a second", log_x=True, log_y=True)
+    return "![throughput by concurrency](benchmarks/redis.svg)"
+
+
+def plot_latency(found: list[Row]) -> str:
+    panels: dict[str, Any] = {}
+    for row in found:
+        places = [(n, row.extra.get(f"{name}, us")) for n, name in enumerate(PERCENTILES)]
+        if all(value is not None for _, value in places):
+            panels.setdefault(row.group.removeprefix("latency, "), {})[row.name] = places
+    if not panels:
+        return ""
+    titles = {name: series for name, series in panels.items() if len(series) > 1}
+    plots.lines(titles, PLOTS / "expiry.svg", "requests", "us", log_y=True, ticks=PERCENTILES)
+    return "![latency while a million sessions expire](benchmarks/expiry.svg)"
+
+
+DRAWN = {
+    "test_scale.py": plot_growth,
+    "test_redis.py": plot_throughput,
+    "test_expiry.py": plot_latency,
+}
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
+
+
+def stem(file: str) -> str:
+    return file.removesuffix(".py").removeprefix("test_")
 
 
 def question(file: str) -> tuple[str, str]:
@@ -191,51 +326,90 @@ def question(file: str) -> tuple[str, str]:
 
 def section(file: str, found: list[Row]) -> str:
     head, text = question(file)
-    groups = grouped(found)
     parts = [f"## {head}", f"`bench/{file}`", text]
-    name = file.removesuffix(".py").removeprefix("test_")
-    if plot(groups, PLOTS / f"{name}.svg"):
-        parts.append(f"![time of each beside its peers](benchmarks/{name}.svg)")
-    for group, members in groups.items():
-        parts += [f"**{group}**" if group else "", table(members)]
+    parts.append(DRAWN[file](found) if file in DRAWN else plot_bars(file, found))
+    for group, members in grouped(found).items():
+        parts += [f"**{group}**" if group else "", table(members), notes(members)]
     return "\n\n".join(part for part in parts if part)
 
 
-def page(run: dict[str, Any]) -> str:
-    found = rows(run)
+def bars_met(found: list[Row]) -> str:
+    """The ratios that the core is held to."""
+    group = [row for row in found if row.file == "test_hot.py"]
+    return table(group) if group else "Not part of this run."
+
+
+METHOD = """\
+- **In turn.** The contenders of a table are built together and then run in alternating rounds, each round beginning
+  with another one, so that whatever disturbs the machine disturbs all of them alike. A round is a loop of many
+  operations. Nothing here compares two programs that ran a minute apart, except figures that need a process for each:
+  memory, garbage collection, imports.
+- **Warmed up.** Rounds that do not count come first. What the others have built is hidden from the garbage collector
+  while a table is measured.
+- **Minimum and median.** The minimum of all rounds is what the code costs when nothing else disturbs it, and the ratios
+  are made of it. The median beside it says how quiet the machine was.
+- **Pinned.** Everything runs on one processor, servers that are asked included, except where several are what is
+  measured: threads, mass expiry with its sweeper, the Redis client by concurrency.
+- **Middleware** is compared by what it adds: the same app without it is one of the contenders, and is subtracted.
+- **Peers** are used as their documentation says, in their fastest safe configuration. One that cannot be installed is
+  named in its table."""
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    run = runs[0]
+    found = [row for one in runs for row in rows(one)]
     machine = run["machine_info"]
-    losses = lost(grouped(found))
     versions = machine.get("versions", {})
+    loads = [machine.get("load", 0.0), *(row.extra["load"] for row in found if "load" in row.extra)]
+    missing = [name for name, version in versions.items() if version == "not installed"]
+    others = [f"{one['machine_info']['python_version']}" for one in runs[1:]]
     parts = [
         "# Benchmarks",
         "Written by `make bench` from one run on one machine. Read ratios within a table, not nanoseconds across "
-        "machines or runs: another machine has other times and much the same ratios. Run it on yours.",
+        "machines or runs: another machine has other times and much the same ratios. Run it on yours: it takes about a "
+        'quarter of an hour; `make bench ARGS="bench/test_maps.py"` runs one question, and `cysession bench` a short '
+        "table without the source tree.",
         f"CPython {machine['python_version']}, {machine['cpu'].get('brand_raw', 'unknown processor')}, "
-        f"{machine['cpu'].get('count', '?')} cores; load {machine.get('load', '?')} at the start; "
-        f"{run['datetime'][:10]}.",
+        f"{machine['cpu'].get('count', '?')} processors; load {loads[0]:.2f} at the start and between {min(loads):.2f} "
+        f"and {max(loads):.2f} on the way, of which 1 is the benchmark itself; {run['datetime'][:10]}."
+        + (f" Without a GIL: CPython {', '.join(others)}." if others else ""),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+        f"Not installed, and so not measured: {', '.join(missing)}." if missing else "",
         "## How it is measured",
-        "Everything that is compared runs in one process of one run, one after the other within a file, each warmed "
-        "up. A figure is the minimum of many rounds, each a loop of many operations: what the code costs when nothing "
-        "else disturbs it. The median beside it says how quiet the machine was. Each peer is used as its documentation "
-        "says, in its fastest safe configuration. Figures of the Go original stand in the text where they help, with "
-        "their origin; they come from other runs and are in no ratio.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
-        if versions
-        else "",
+        METHOD,
+        "## In short",
+        "One session, all of it in the processor's cache:",
+        bars_met(found),
+        "Every table of this page that has a peer, by peer; a dot is a table:",
+        plot_ratios(found),
         "## What we lose at",
-        "\n".join(losses) or "Nothing in this run.",
-        "A plain dict has no expiry, no locks, no copies and no commit; it is here as the floor.",
+        "Where somebody else takes less than we do: their cost divided by ours, the worst first, and what they leave "
+        "out where that is the reason. A plain dict, for one, is here as the floor.",
+        "\n".join(lost(found)) or "Nothing in this run.",
     ]
-    files = list(dict.fromkeys(row.file for row in found))
+    known = [f"test_{name}.py" for name in ORDER]
+    files = sorted(
+        {row.file for row in found}, key=lambda file: (known.index(file) if file in known else 99, file)
+    )
     parts += [section(file, [row for row in found if row.file == file]) for file in files]
+    if not others:
+        parts.append(
+            "Without a GIL nothing was measured in this run: `make freethreaded` builds such an interpreter once, and "
+            "`make bench` finds it then."
+        )
+    parts += ["## The Go original", BENCH.joinpath("goframe.md").read_text().strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def main() -> None:
-    run = json.loads(Path(sys.argv[1]).read_text())
+    runs = [json.loads(Path(name).read_text()) for name in sys.argv[1:]]
     PLOTS.mkdir(exist_ok=True)
-    (DOCS / "benchmarks.md").write_text(page(run))
-    print(f"wrote docs/benchmarks.md and docs/benchmarks/: {len(run['benchmarks'])} benchmarks")
+    for old in PLOTS.glob("*.svg"):
+        old.unlink()
+    (DOCS / "benchmarks.md").write_text(page(runs))
+    print(
+        f"wrote docs/benchmarks.md and docs/benchmarks/: {sum(len(run['benchmarks']) for run in runs)} benchmarks"
+    )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
-"""What do the bytes of a session cost? The codec beside the serializers that peers use, and drawing an id.
+"""What do the bytes of a session cost, beside the serializers that peers use?
 
 msgpack alone is the floor: the codec adds the header, the checksum and the types of its own. JSON cannot hold what a
 session can (bytes, tuples, times); it is here because signed-cookie and Redis sessions of other libraries are JSON.
 """
 
 import json
-import secrets
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import msgpack
 import pytest
+from race import Race
 
 from cysession import Record, codec
-from cysession.ids import new_id, storage_key
 
 SMALL = {"uid": "u00000001", "name": "user number 000000001", "csrf": f"{1:032x}"}
 CART = {**SMALL, "cart": [{"sku": f"sku-{n:04d}", "count": n, "price": 1.5 * n} for n in range(20)]}
+NOTES = {
+    "msgpack": "header, checksum, limits, sets, Decimals, times and UUIDs",
+    "json": "header, checksum, limits, bytes, tuples, sets, times",
+}
+CALLS = 50
 DATA = {"3 short strings": SMALL, "a cart of 20": CART}
 
 
@@ -40,32 +43,20 @@ def decoders(data: dict[str, Any]) -> dict[str, Callable[[], object]]:
     }
 
 
-@pytest.mark.parametrize("size", DATA)
-@pytest.mark.parametrize("kind", ["cysession codec", "msgpack", "json"])
-def test_encode(benchmark: Any, size: str, kind: str) -> None:
-    benchmark.group, benchmark.name = f"codec: encode {size}", kind
-    benchmark(encoders(DATA[size])[kind])
+def repeated(call: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(CALLS):
+            call()
+
+    return run
 
 
 @pytest.mark.parametrize("size", DATA)
-@pytest.mark.parametrize("kind", ["cysession codec", "msgpack", "json"])
-def test_decode(benchmark: Any, size: str, kind: str) -> None:
-    benchmark.group, benchmark.name = f"codec: decode {size}", kind
-    benchmark(decoders(DATA[size])[kind])
-
-
-@pytest.mark.parametrize("kind", ["cysession new_id", "secrets.token_urlsafe", "uuid4"])
-def test_id(benchmark: Any, kind: str) -> None:
-    benchmark.group, benchmark.name = "ids: drawing one", kind
-    benchmark(
-        {
-            "cysession new_id": new_id,
-            "secrets.token_urlsafe": lambda: secrets.token_urlsafe(32),
-            "uuid4": uuid.uuid4,
-        }[kind]
+@pytest.mark.parametrize("way", [encoders, decoders], ids=["encode", "decode"])
+def test_codec(race: Race, size: str, way: Callable[[Any], dict[str, Callable[[], object]]]) -> None:
+    race(
+        f"{way.__name__.removesuffix('rs')} {size}",
+        {name: repeated(call) for name, call in way(DATA[size]).items()},
+        operations=CALLS,
+        notes=NOTES,
     )
-
-
-def test_storage_key(benchmark: Any) -> None:
-    benchmark.group, benchmark.name = "ids: the name in a storage", "cysession storage_key"
-    benchmark(storage_key, new_id())

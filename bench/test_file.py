@@ -21,15 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django.conf
 import pytest
-from cachelib import FileSystemCache
-from conftest import NAME, populate
-from django.contrib.sessions.backends.file import SessionStore
+from race import Absent, Race, built
+from workload import NAME, contents, parts, populate
 
 from cysession import FileStorage, Manager
 
-OPERATIONS = 200  # a round: few, because one flush of a disk takes as long as a hundred cycles without
+OPERATIONS = 200  # a round
+FEW = 10  # where each is flushed to a disk, which takes as long as a hundred without
 TTL = 3600
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cysession")
 PLACES = {
@@ -37,8 +36,6 @@ PLACES = {
     "disk": Path(os.environ.get("CYSESSION_BENCH_DISK", CACHE)),
 }
 COUNTS = {"hot": 1, "10,000 sessions": 10_000}
-
-django.conf.settings.configure(SECRET_KEY="s" * 50, SESSION_COOKIE_AGE=TTL)
 
 
 class Ours:
@@ -83,13 +80,18 @@ class Uncached(Ours):
 
 class Django:
     def __init__(self, root: Path, count: int) -> None:
+        from django.conf import settings
+        from django.contrib.sessions.backends.file import SessionStore
+
+        if not settings.configured:
+            settings.configure(SECRET_KEY="s" * 50)
         (root / "django").mkdir()
-        django.conf.settings.SESSION_FILE_PATH = str(root / "django")
-        if hasattr(SessionStore, "_storage_path"):  # where an earlier benchmark kept them
-            del SessionStore._storage_path
+        settings.SESSION_COOKIE_AGE, settings.SESSION_FILE_PATH = TTL, str(root / "django")
+        # A class of its own: each remembers where the first of its sessions was kept.
+        self.made = type("SessionStore", (SessionStore,), {})
         self.ids = []
         for n in range(count):
-            session = SessionStore()
+            session = self.made()
             session.update(contents(n))
             session.create()
             self.ids.append(session.session_key)
@@ -100,11 +102,11 @@ class Django:
 
     def read(self, ids: list[str]) -> None:
         for key in ids:
-            SessionStore(key).get("uid")
+            self.made(key).get("uid")
 
     def write(self, ids: list[str]) -> None:
         for key in ids:
-            session = SessionStore(key)
+            session = self.made(key)
             session.get("uid")
             session["name"] = NAME
             session.save()
@@ -112,6 +114,8 @@ class Django:
 
 class Cachelib:
     def __init__(self, root: Path, count: int) -> None:
+        from cachelib import FileSystemCache
+
         # threshold=0: no limit; the default would throw all but 500 sessions away.
         self.cache = FileSystemCache(str(root / "cachelib"), threshold=0, default_timeout=TTL)
         self.ids = [f"{n:043d}" for n in range(count)]
@@ -136,17 +140,18 @@ class Cachelib:
             cache.set(key, session)
 
 
-def contents(n: int) -> dict[str, str]:
-    return {"uid": f"u{n:08d}", "name": f"user number {n:09d}", "csrf": f"{n:032x}"}
-
-
 WAYS: dict[str, Any] = {
-    "none": lambda root, count: Ours(root, count, "none"),
-    "none, nothing kept in memory": lambda root, count: Uncached(root, count, "none"),
-    "data": lambda root, count: Ours(root, count, "data"),
-    "full": lambda root, count: Ours(root, count, "full"),
+    "cysession, durability none": lambda root, count: Ours(root, count, "none"),
+    "cysession, none, nothing kept in memory": lambda root, count: Uncached(root, count, "none"),
+    "cysession, durability data": lambda root, count: Ours(root, count, "data"),
+    "cysession, durability full": lambda root, count: Ours(root, count, "full"),
     "Django": Django,
     "cachelib": Cachelib,
+}
+FLUSHED = ("cysession, durability data", "cysession, durability full")
+NOTES = {
+    "Django": "locks, merges with another request's changes",
+    "cachelib": "locks, merges, checks of what was read",
 }
 
 
@@ -162,38 +167,32 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.fixture(scope="module", params=COUNTS)
-def count(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module", params=WAYS)
-def store(request: pytest.FixtureRequest, place: tuple[str, Path], count: str) -> Iterator[Any]:
-    root = place[1] / f"{count} {request.param}"
-    root.mkdir()
-    store = WAYS[request.param](root, COUNTS[count])
-    yield store
-    store.close()
-    shutil.rmtree(root)
-
-
-def chunks(ids: list[str]) -> Iterator[list[str]]:
-    """The next OPERATIONS ids for ever."""
-    if len(ids) < OPERATIONS:
-        ids = ids * OPERATIONS
-    while True:
-        for start in range(0, len(ids), OPERATIONS):
-            yield ids[start : start + OPERATIONS]
+def stores(request: pytest.FixtureRequest, place: tuple[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    made = {}
+    for name, way in WAYS.items():
+        root = place[1] / f"{request.param} {name}"
+        root.mkdir()
+        made[name] = built(way, root, COUNTS[request.param])
+    yield request.param, made
+    for name, store in made.items():
+        if not isinstance(store, Absent):
+            store.close()
+        shutil.rmtree(place[1] / f"{request.param} {name}")
 
 
 @pytest.mark.parametrize("cycle", ["read", "write"])
-def test_cycle(benchmark: Any, place: tuple[str, Path], count: str, store: Any, cycle: str) -> None:
-    flushes = cycle == "write" and store.__class__ is Ours and store.manager.storage._flushes
-    benchmark.group = f"{cycle}, {place[0]}, {count}, per {OPERATIONS} operations"
-    rounds = 200 if place[0] == "tmpfs" else 5 if flushes else 50
-    part = chunks(store.ids)
-    benchmark.pedantic(
-        getattr(store, cycle),
-        setup=lambda: ((next(part),), {}),
-        rounds=rounds,
-        warmup_rounds=1 if flushes else 50,  # once over all of them
+def test_cycle(race: Race, place: tuple[str, Path], stores: tuple[str, dict[str, Any]], cycle: str) -> None:
+    count, ways = stores
+    slow = FLUSHED if cycle == "write" and place[0] == "disk" else ()
+    sizes = {name: FEW if name in slow else OPERATIONS for name in ways}
+    race(
+        f"{cycle}, {place[0]}, {count}",
+        {name: way if isinstance(way, Absent) else getattr(way, cycle) for name, way in ways.items()},
+        operations=sizes,
+        arguments={
+            name: parts(way.ids, sizes[name]) for name, way in ways.items() if not isinstance(way, Absent)
+        },
+        rounds=(10, 200),
+        base="cysession, durability none",
+        notes=NOTES,
     )

@@ -1,29 +1,29 @@
 """What do sessions add to a request of a Flask app, in memory and on Redis, next to Flask-Session and Flask's own?
 
-The same app without sessions is timed in turn and subtracted. Bar: at least 4 times less than Flask-Session, whose
-memory is cachelib's SimpleCache; both with their default settings, `SESSION_REFRESH_EACH_REQUEST` included. On Redis a
-request that writes has two round trips to wait for, with either, and no library can take less than these. They are
-measured as well: a GET, and a SET after it, over a bare socket.
+The cookie is present. The same app without sessions is timed in turn and subtracted. Bar: at least 4 times less than
+Flask-Session, whose memory is cachelib's SimpleCache; both with their default settings,
+`SESSION_REFRESH_EACH_REQUEST` included. On Redis a request that writes has two round trips to wait for, with either, and
+no library can take less than these. They run as well: a GET, and a SET after it, over a bare socket.
 """
 
-import io
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
-import flask_session
 import pytest
-import redis
-from added import HEADERS, NEIGHBOURS, compare
-from cachelib import SimpleCache
+from added import BARE, compare, environ_with
 from flask import Flask, session
+from race import Race, built
 
 from cysession import Manager, MemoryStorage, RedisStorage
 from cysession.flask import CySession
 from tests.redis.servers import RedisServer
 
-REQUESTS, ROUNDS = 20, 300  # short rounds: some of them nobody interrupts
+REQUESTS = 20  # short rounds: some of them nobody interrupts
+NOTES = {"Flask's signed cookie": "storage: the data travel in the cookie, readable, and cannot be revoked"}
+TRIPS = {"untouched": 0, "read only": 1, "read and write": 2}
 Install = Callable[[Flask], object]
 
 
@@ -50,29 +50,6 @@ def app_with(view: Callable[[], str], install: Install | None) -> Flask:
     return app
 
 
-def environ_with(cookie: str, path: str = "/") -> dict[str, Any]:
-    """A browser's request, as a gateway hands it out."""
-    headers = [*HEADERS, (b"cookie", NEIGHBOURS + cookie.encode())]
-    return {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": "",
-        "SERVER_NAME": "shop.example",
-        "SERVER_PORT": "443",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "192.0.2.1",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "https",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": io.StringIO(),
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        **{"HTTP_" + name.decode().upper().replace("-", "_"): value.decode() for name, value in headers},
-    }
-
-
 def request(app: Flask, environ: dict[str, Any], start_response: Any) -> None:
     body = app(environ, start_response)
     for _ in body:
@@ -93,20 +70,6 @@ def filled(app: Flask) -> str:
 
 
 VIEWS = {"untouched": home, "read only": read, "read and write": write}
-every_view = pytest.mark.parametrize("what", VIEWS)
-everywhere = pytest.mark.parametrize("where", ["memory", "Redis"])
-
-
-def measure(benchmark: Any, what: str, where: str, install: Install) -> None:
-    benchmark.group = f"Flask, {where}, session {what}, per {REQUESTS} requests"
-    bare, app = app_with(home, None), app_with(VIEWS[what], install)
-    environ = environ_with(filled(app))
-
-    def rounds(app: Flask) -> None:
-        for _ in range(REQUESTS):
-            request(app, dict(environ), lambda *_: None)
-
-    compare(benchmark, lambda: rounds(bare), lambda: rounds(app), REQUESTS, ROUNDS)
 
 
 @pytest.fixture(scope="module")
@@ -115,20 +78,17 @@ def server() -> Iterator[RedisServer]:
         yield started
 
 
-@everywhere
-@every_view
-def test_cysession(benchmark: Any, what: str, where: str, server: RedisServer) -> None:
-    storage = MemoryStorage() if where == "memory" else RedisStorage(server.url)
-    with Manager(3600, storage) as manager:
-        measure(benchmark, what, where, lambda app: CySession(app, manager))
+def flask_session_of(where: str, url: str) -> Install:
+    import flask_session
 
-
-@everywhere
-@every_view
-def test_flask_session(benchmark: Any, what: str, where: str, server: RedisServer) -> None:
-    settings = {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": SimpleCache()}
     if where == "Redis":
-        settings = {"SESSION_TYPE": "redis", "SESSION_REDIS": redis.Redis.from_url(server.url)}
+        import redis
+
+        settings: dict[str, Any] = {"SESSION_TYPE": "redis", "SESSION_REDIS": redis.Redis.from_url(url)}
+    else:
+        from cachelib import SimpleCache
+
+        settings = {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": SimpleCache()}
 
     def install(app: Flask) -> None:
         app.config.update(settings)
@@ -136,41 +96,55 @@ def test_flask_session(benchmark: Any, what: str, where: str, server: RedisServe
             warnings.simplefilter("ignore", DeprecationWarning)  # of cachelib as a backend, and of pickle
             flask_session.Session(app)
 
-    measure(benchmark, what, where, install)
+    return install
 
 
-@pytest.mark.parametrize("what", ["read only", "read and write"])
-def test_round_trips_alone(benchmark: Any, what: str, server: RedisServer) -> None:
+def round_trips(connection: socket.socket, count: int) -> Flask:
     """What Redis itself takes: each command is sent and its answer awaited, and nothing is done with it."""
-    benchmark.group = f"Flask, Redis, session {what}, per {REQUESTS} requests"
-    commands = [b"GET s\r\n", b"SET s " + b"x" * 90 + b" EX 3600\r\n"]
-    if what == "read only":
-        del commands[1]
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    commands = [b"GET s\r\n", b"SET s " + b"x" * 90 + b" EX 3600\r\n"][:count]
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-        def wait() -> str:
-            for command in commands:
-                connection.sendall(command)
-                connection.recv(4096)
-            return "ok"
+    def wait() -> str:
+        for command in commands:
+            connection.sendall(command)
+            connection.recv(4096)
+        return "ok"
 
-        bare, app = app_with(home, None), app_with(wait, None)
-        environ = environ_with("")
+    return app_with(wait, None)
 
-        def rounds(app: Flask) -> None:
+
+def signed_cookie(app: Flask) -> None:
+    """Flask's own session, all of it in the cookie."""
+    app.secret_key = "s" * 32
+
+
+@pytest.mark.parametrize("what", VIEWS)
+@pytest.mark.parametrize("where", ["memory", "Redis"])
+def test_sessions(race: Race, server: RedisServer, where: str, what: str) -> None:
+    def rounds(app: Flask, cookie: str) -> Callable[[], None]:
+        environ = environ_with(cookie)
+
+        def run() -> None:
             for _ in range(REQUESTS):
                 request(app, dict(environ), lambda *_: None)
 
-        wait()
-        compare(benchmark, lambda: rounds(bare), lambda: rounds(app), REQUESTS, ROUNDS)
+        return run
 
+    def carrying(install: Install) -> Callable[[], None]:
+        app = app_with(VIEWS[what], install)
+        return rounds(app, filled(app))
 
-@pytest.mark.parametrize("what", ["read only", "read and write"])
-def test_flask_signed_cookie(benchmark: Any, what: str) -> None:
-    """Flask's own session, all of it in the cookie."""
-
-    def install(app: Flask) -> None:
-        app.secret_key = "s" * 32
-
-    measure(benchmark, what, "memory", install)
+    with ExitStack() as open_ones:
+        storage = MemoryStorage() if where == "memory" else RedisStorage(server.url)
+        manager = open_ones.enter_context(Manager(3600, storage))
+        contenders = {
+            BARE: rounds(app_with(home, None), "session=none"),
+            "cysession": carrying(lambda app: CySession(app, manager)),
+            "Flask-Session": built(lambda: carrying(flask_session_of(where, server.url))),
+        }
+        if where == "memory":
+            contenders["Flask's signed cookie"] = carrying(signed_cookie)
+        elif TRIPS[what]:
+            connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            contenders["the round trips alone"] = rounds(round_trips(connection, TRIPS[what]), "session=none")
+        compare(race, f"Flask, {where}, {what}", contenders, REQUESTS, notes=NOTES)

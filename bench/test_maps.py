@@ -9,19 +9,20 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-import cachebox
-import cachetools
-import lru
-import moka_py
 import pytest
-import theine
-from conftest import LOOP, chunks, populate, rounds
+from million import COUNT
+from race import Absent, Race, built
+from workload import looking_up, parts, populate
 
 from cysession import Manager, MemoryStorage, Record
 
 TTL = 3600
-SIZES = (10_000, 1_000_000)
+SIZES = (10_000, max(COUNT, 20_000))
 VALUE = object()
+NOTES = {
+    "dict": "expiry, locks",
+    "lru-dict": "expiry: it only forgets what was not used for longest",
+}
 
 
 class Map:
@@ -44,30 +45,41 @@ class Table(Map):
         self.table.put(key, self.record)
 
 
-class Dict(Map):
-    def __init__(self, ids: list[str]) -> None:
-        self.map = dict.fromkeys(ids, VALUE)
-        self.get, self.remove = self.map.get, self.map.pop
-
-    def put(self, key: str) -> None:
-        self.map[key] = VALUE
-
-
 class Assigned(Map):
-    """A cache that is used like a dict."""
+    """What is used like a dict."""
 
-    def __init__(self, cache: Any, ids: list[str]) -> None:
-        self.map = cache
-        self.get, self.remove = cache.get, cache.pop
+    def __init__(self, made: Any, ids: list[str]) -> None:
+        self.map = made
+        self.get, self.remove = made.get, made.pop
         for key in ids:
-            cache[key] = VALUE
+            made[key] = VALUE
 
     def put(self, key: str) -> None:
         self.map[key] = VALUE
+
+
+def cachebox_map(ids: list[str]) -> Map:
+    import cachebox
+
+    return Assigned(cachebox.TTLCache(2 * len(ids), TTL), ids)
+
+
+def cachetools_map(ids: list[str]) -> Map:
+    import cachetools
+
+    return Assigned(cachetools.TTLCache(2 * len(ids), TTL), ids)
+
+
+def lru_map(ids: list[str]) -> Map:
+    import lru
+
+    return Assigned(lru.LRU(2 * len(ids)), ids)
 
 
 class Moka(Map):
     def __init__(self, ids: list[str]) -> None:
+        import moka_py
+
         self.map = moka_py.Moka(2 * len(ids), ttl=TTL)
         self.get, self.remove = self.map.get, self.map.remove
         for key in ids:
@@ -81,6 +93,8 @@ class Theine(Map):
     LIFE = datetime.timedelta(seconds=TTL)
 
     def __init__(self, ids: list[str]) -> None:
+        import theine
+
         self.map: Any = theine.Cache(2 * len(ids))
         self.get, self.remove = self.map.get, self.map.delete
         for key in ids:
@@ -92,10 +106,10 @@ class Theine(Map):
 
 KINDS: dict[str, Callable[[list[str]], Map]] = {
     "cysession table": Table,
-    "dict": Dict,
-    "cachebox TTLCache": lambda ids: Assigned(cachebox.TTLCache(2 * len(ids), TTL), ids),
-    "cachetools TTLCache": lambda ids: Assigned(cachetools.TTLCache(2 * len(ids), TTL), ids),
-    "lru-dict": lambda ids: Assigned(lru.LRU(2 * len(ids)), ids),
+    "dict": lambda ids: Assigned({}, ids),
+    "cachebox TTLCache": cachebox_map,
+    "cachetools TTLCache": cachetools_map,
+    "lru-dict": lru_map,
     "moka-py": Moka,
     "theine": Theine,
 }
@@ -107,31 +121,39 @@ def ids(request: pytest.FixtureRequest) -> list[str]:
         return populate(manager, request.param)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def filled(request: pytest.FixtureRequest, ids: list[str]) -> tuple[str, Map]:
-    return request.param, KINDS[request.param](ids)
+@pytest.fixture(scope="module")
+def maps(ids: list[str]) -> dict[str, Map | Absent]:
+    return {name: built(make, ids) for name, make in KINDS.items()}
 
 
-@pytest.mark.parametrize("operation", ["get", "put", "remove and put"])
-def test_map(benchmark: Any, filled: tuple[str, Map], ids: list[str], operation: str) -> None:
-    name, kind = filled
-    benchmark.group = f"map: {operation}, {len(ids):,} entries, per {LOOP} operations"
-    benchmark.name = name
-    part = chunks(ids)
-    get, put, remove = kind.get, kind.put, kind.remove
+def getting(kind: Map) -> Callable[[list[str]], None]:
+    return looking_up(kind.get)
 
-    def run_get(chunk: list[str]) -> None:
-        for key in chunk:
-            get(key)
 
-    def run_put(chunk: list[str]) -> None:
-        for key in chunk:
-            put(key)
+def putting(kind: Map) -> Callable[[list[str]], None]:
+    return looking_up(kind.put)
 
-    def run_both(chunk: list[str]) -> None:
-        for key in chunk:
+
+def removing_and_putting(kind: Map) -> Callable[[list[str]], None]:
+    remove, put = kind.remove, kind.put
+
+    def run(part: list[str]) -> None:
+        for key in part:
             remove(key)
             put(key)
 
-    run = {"get": run_get, "put": run_put, "remove and put": run_both}[operation]
-    benchmark.pedantic(run, setup=lambda: ((next(part),), {}), rounds=rounds(ids) // 4, warmup_rounds=5)
+    return run
+
+
+OPERATIONS = {"get": getting, "put": putting, "remove and put": removing_and_putting}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_maps(race: Race, maps: dict[str, Map | Absent], ids: list[str], operation: str) -> None:
+    make = OPERATIONS[operation]
+    race(
+        f"map: {operation}, {len(ids):,} entries",
+        {name: made if isinstance(made, Absent) else make(made) for name, made in maps.items()},
+        arguments=parts(ids),
+        notes=NOTES,
+    )

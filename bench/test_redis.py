@@ -6,25 +6,33 @@ throughput: awaited 2.5, 10 and 10 times redis.asyncio with 1, 32 and 256 tasks;
 commands costs more to wake than either client, and one task on a pair of pinned processors would measure only that.
 
 Beside the times: CPU of the server for one command (its own account), and how many commands it read at once. hiredis
-parses the replies of both. redis-py has connections enough for every task to keep its own.
+parses the replies of both. redis-py has connections enough for every task to keep its own. coredis and valkey-glide
+(a core in Rust) share connections between tasks, as we do; a bare socket with hiredis is the floor of one thread.
 """
 
 import asyncio
+import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
 
+import hiredis
 import pytest
 import redis
 import redis.asyncio
 import uvloop
+from race import Absent, Race, built
 
 from cysession.storage.redis.client import Client
 from cysession.storage.redis.wire import Template
 from tests.redis.servers import RedisServer
 
 COMMANDS = 4096  # a round; a multiple of all numbers of tasks and threads
-ROUNDS = 15
+SECONDS = 2.0  # a client
+ASKED = 2  # rounds that the server is asked about
+BARE_SOCKET = "a bare socket with hiredis"
+NOTES = {BARE_SOCKET: "pool, deadline, retry, errors, threads"}
 TTL = 3600
 VALUE = b"x" * 512
 KEYS = [b"session:%064x" % n for n in range(2000)]
@@ -42,19 +50,28 @@ def server() -> Iterator[RedisServer]:
         yield made
 
 
-def plan(worker: int, workers: int) -> list[tuple[bytes, bool]]:
-    """The keys that one task or thread asks for in a round, and whether it saves."""
+Plan: TypeAlias = list[tuple[bytes, bool]]
+"""The keys that one task or thread asks for in a round, and whether it saves."""
+
+
+def plan(worker: int, workers: int) -> Plan:
     return [(KEYS[(worker * 7919 + n * 31) % len(KEYS)], n % 5 == 4) for n in range(COMMANDS // workers)]
 
 
-def measure(benchmark: Any, server: RedisServer, group: str, one_round: Callable[[], object]) -> None:
-    benchmark.group = f"{group}, per {COMMANDS} commands"
-    one_round()
-    before = _account(server)
-    benchmark.pedantic(one_round, rounds=ROUNDS, iterations=1)
-    cpu, reads = (after - was for after, was in zip(_account(server), before, strict=True))
-    benchmark.extra_info["server CPU, us a command"] = round(1e6 * cpu / (COMMANDS * ROUNDS), 2)
-    benchmark.extra_info["commands a read of the server"] = round(COMMANDS * ROUNDS / reads, 1)
+def measure(
+    race: Race, server: RedisServer, group: str, one_round: Mapping[str, Callable[[], object] | Absent]
+) -> None:
+    """In turn; afterwards, untimed, what the server says of some rounds of each."""
+    said = race(group, one_round, operations=COMMANDS, seconds=SECONDS, rounds=(5, 40), notes=NOTES)
+    for name, extra in said.items():
+        run = one_round[name]
+        assert not isinstance(run, Absent)
+        before = _account(server)
+        for _ in range(ASKED):
+            run()
+        cpu, reads = (after - was for after, was in zip(_account(server), before, strict=True))
+        extra["server CPU, us a command"] = round(1e6 * cpu / (COMMANDS * ASKED), 2)
+        extra["commands a read of the server"] = round(COMMANDS * ASKED / reads, 1)
 
 
 def _account(server: RedisServer) -> tuple[float, float]:
@@ -65,53 +82,132 @@ def _account(server: RedisServer) -> tuple[float, float]:
 
 # ---- awaited -----------------------------------------------------------------------------------------------
 
+Worker = Callable[[Plan], Coroutine[Any, Any, None]]
+Opened = Callable[[RedisServer], AbstractAsyncContextManager[Worker]]
 
-def awaited(loop: str, tasks: int) -> str:
-    return f"{tasks} task{'s' * (tasks > 1)} on {loop}"
+
+class Held:
+    """A client between two runs of a loop: some want to be opened and closed by one task."""
+
+    def __init__(self, opened: AbstractAsyncContextManager[Worker]) -> None:
+        self.opened = opened
+        self.ready = asyncio.Event()
+        self.over = asyncio.Event()
+
+    async def open(self) -> Worker:
+        self.holder = asyncio.ensure_future(self._hold())
+        waiting = asyncio.ensure_future(self.ready.wait())
+        await asyncio.wait({self.holder, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if self.holder.done():
+            waiting.cancel()
+            await self.holder
+        return self.worker
+
+    async def _hold(self) -> None:
+        async with self.opened as self.worker:
+            self.ready.set()
+            await self.over.wait()
+
+    async def close(self) -> None:
+        self.over.set()
+        await self.holder
 
 
-@pytest.mark.parametrize("tasks", TASKS)
-@pytest.mark.parametrize("loop", LOOPS)
-def test_cysession_awaited(benchmark: Any, server: RedisServer, loop: str, tasks: int) -> None:
+@asynccontextmanager
+async def open_ours(server: RedisServer) -> AsyncIterator[Worker]:
     client = Client(server.url, timeout=5.0)
 
-    async def worker(keys: list[tuple[bytes, bool]]) -> None:
+    async def worker(keys: Plan) -> None:
         for key, save in keys:
             if save:
                 await client.acall_packed(key, SET(key, VALUE), retry=True)
             else:
                 await client.acall_packed(key, GET(key), retry=True)
 
-    plans = [plan(number, tasks) for number in range(tasks)]
-
-    async def one_round() -> None:
-        await asyncio.gather(*[worker(keys) for keys in plans])
-
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        measure(benchmark, server, awaited(loop, tasks), lambda: runner.run(one_round()))
-        runner.run(client.aclose())
+    yield worker
+    await client.aclose()
 
 
-@pytest.mark.parametrize("tasks", TASKS)
-@pytest.mark.parametrize("loop", LOOPS)
-def test_redis_asyncio(benchmark: Any, server: RedisServer, loop: str, tasks: int) -> None:
+@asynccontextmanager
+async def open_redis_py(server: RedisServer) -> AsyncIterator[Worker]:
     client = redis.asyncio.Redis.from_url(server.url, max_connections=300)
 
-    async def worker(keys: list[tuple[bytes, bool]]) -> None:
+    async def worker(keys: Plan) -> None:
         for key, save in keys:
             if save:
                 await client.set(key, VALUE, ex=TTL)
             else:
                 await client.get(key)
 
+    yield worker
+    await client.aclose()
+
+
+@asynccontextmanager
+async def open_coredis(server: RedisServer) -> AsyncIterator[Worker]:
+    import coredis
+
+    async with coredis.Redis(host=server.host, port=server.port) as client:
+
+        async def worker(keys: Plan) -> None:
+            for key, save in keys:
+                if save:
+                    await client.set(key, VALUE, ex=TTL)
+                else:
+                    await client.get(key)
+
+        yield worker
+
+
+@asynccontextmanager
+async def open_glide(server: RedisServer) -> AsyncIterator[Worker]:
+    import glide
+
+    where = [glide.NodeAddress(server.host, server.port)]
+    client = await glide.GlideClient.create(glide.GlideClientConfiguration(where, request_timeout=5000))
+    expiry = glide.ExpirySet(glide.ExpiryType.SEC, TTL)
+
+    async def worker(keys: Plan) -> None:
+        for key, save in keys:
+            if save:
+                await client.set(key, VALUE, expiry=expiry)
+            else:
+                await client.get(key)
+
+    yield worker
+    await client.close()
+
+
+AWAITED: dict[str, Opened] = {
+    "cysession": open_ours,
+    "redis-py": open_redis_py,
+    "coredis": open_coredis,
+    "valkey-glide": open_glide,
+}
+
+
+@pytest.mark.parametrize("tasks", TASKS)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_awaited(race: Race, server: RedisServer, loop: str, tasks: int) -> None:
+    """What one task does in a round is written out for each client: none pays for a common layer."""
     plans = [plan(number, tasks) for number in range(tasks)]
 
-    async def one_round() -> None:
+    async def together(worker: Worker) -> None:
         await asyncio.gather(*[worker(keys) for keys in plans])
 
+    def rounds(worker: Worker) -> Callable[[], object]:
+        return lambda: runner.run(together(worker))
+
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        measure(benchmark, server, awaited(loop, tasks), lambda: runner.run(one_round()))
-        runner.run(client.aclose())
+        held = {name: Held(opened(server)) for name, opened in AWAITED.items()}
+        workers = {name: built(lambda one=one: runner.run(one.open())) for name, one in held.items()}  # type: ignore[misc]
+        contenders = {
+            name: worker if isinstance(worker, Absent) else rounds(worker) for name, worker in workers.items()
+        }
+        measure(race, server, f"{tasks} task{'s' * (tasks > 1)} on {loop}", contenders)
+        for name, one in held.items():
+            if not isinstance(workers[name], Absent):
+                runner.run(one.close())
 
 
 # ---- blocking ----------------------------------------------------------------------------------------------
@@ -120,7 +216,7 @@ def test_redis_asyncio(benchmark: Any, server: RedisServer, loop: str, tasks: in
 class Crew:
     """Threads that do a round each time they are told to; starting threads is not measured."""
 
-    def __init__(self, threads: int, work: Callable[[list[tuple[bytes, bool]]], None]) -> None:
+    def __init__(self, threads: int, work: Callable[[Plan], None]) -> None:
         self.go = threading.Barrier(threads + 1)
         self.done = threading.Barrier(threads + 1)
         self.over = False
@@ -129,7 +225,7 @@ class Crew:
         for thread in self.threads:
             thread.start()
 
-    def _run(self, keys: list[tuple[bytes, bool]]) -> None:
+    def _run(self, keys: Plan) -> None:
         while True:
             self.go.wait()
             if self.over:
@@ -148,39 +244,67 @@ class Crew:
             thread.join()
 
 
-def blocking(threads: int) -> str:
-    return f"{threads} thread{'s' * (threads > 1)}"
-
-
-@pytest.mark.parametrize("threads", THREADS)
-def test_cysession_blocking(benchmark: Any, server: RedisServer, threads: int) -> None:
+@contextmanager
+def ours_blocking(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
     client = Client(server.url, timeout=5.0)
 
-    def work(keys: list[tuple[bytes, bool]]) -> None:
+    def work(keys: Plan) -> None:
         for key, save in keys:
             if save:
                 client.call_packed(key, SET(key, VALUE), retry=True)
             else:
                 client.call_packed(key, GET(key), retry=True)
 
-    crew = Crew(threads, work)
-    measure(benchmark, server, blocking(threads), crew.one_round)
-    crew.dismiss()
+    yield work
     client.close()
 
 
-@pytest.mark.parametrize("threads", THREADS)
-def test_redis_py(benchmark: Any, server: RedisServer, threads: int) -> None:
+@contextmanager
+def redis_py_blocking(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
     client = redis.Redis.from_url(server.url)
 
-    def work(keys: list[tuple[bytes, bool]]) -> None:
+    def work(keys: Plan) -> None:
         for key, save in keys:
             if save:
                 client.set(key, VALUE, ex=TTL)
             else:
                 client.get(key)
 
-    crew = Crew(threads, work)
-    measure(benchmark, server, blocking(threads), crew.one_round)
-    crew.dismiss()
+    yield work
     client.close()
+
+
+@contextmanager
+def bare_socket(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
+    """The floor of one thread: commands packed by hand, a socket, hiredis."""
+    with socket.create_connection((server.host, server.port)) as wire:
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        reader = hiredis.Reader()
+
+        def work(keys: Plan) -> None:
+            for key, save in keys:
+                wire.sendall(SET(key, VALUE) if save else GET(key))
+                reader.feed(wire.recv(65536))
+                while reader.gets() is False:
+                    reader.feed(wire.recv(65536))
+
+        yield work
+
+
+BLOCKING = {"cysession": ours_blocking, "redis-py": redis_py_blocking, BARE_SOCKET: bare_socket}
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_blocking(race: Race, server: RedisServer, threads: int) -> None:
+    with ExitStack() as open_ones:
+        crews = {}
+        for name, opened in BLOCKING.items():
+            if threads == 1 or name != BARE_SOCKET:  # which has one connection
+                crews[name] = Crew(threads, open_ones.enter_context(opened(server)))
+                open_ones.callback(crews[name].dismiss)
+        measure(
+            race,
+            server,
+            f"{threads} thread{'s' * (threads > 1)}",
+            {name: crew.one_round for name, crew in crews.items()},
+        )

@@ -1,70 +1,61 @@
-"""Do threads help? Two threads on sessions of their own against one thread doing the same, cycles a second.
+"""Do threads help?
 
-Only a free-threaded build can gain; with a GIL the ratio is about 1. Run it there with the interpreter of
-`ci/freethreaded-python.sh`.
+Two threads on sessions of their own against one thread that does the same: how many times the work of one they do in
+the same time, the best of alternating rounds. With a GIL that is about 1. On a free-threaded build the bar is 1.15.
+
+    make freethreaded ARGS="bench/test_threads.py --benchmark-only -s"    builds such an interpreter once, and runs this
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
-import pytest
-from conftest import NAME, populate
+from race import Race
+from workload import looking_up, populate, reading, writing
 
 from cysession import Manager
 
-SESSIONS, TURNS = 10_000, 10
+SESSIONS, TURNS, ROUNDS = 10_000, 5, 7
+Work = Callable[[list[str]], None]
 
 
-def read(manager: Manager, ids: list[str]) -> None:
-    new = manager.new
-    for _ in range(TURNS):
-        for key in ids:
-            session = new(key)
-            session.get("uid")
-            session.close()
+def throughput(work: Work, shares: list[list[str]]) -> float:
+    """Sessions a second, all threads together."""
+
+    def turns(share: list[str]) -> None:
+        for _ in range(TURNS):
+            work(share)
+
+    threads = [threading.Thread(target=turns, args=(share,)) for share in shares]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(map(len, shares)) * TURNS / (time.perf_counter() - start)
 
 
-def write(manager: Manager, ids: list[str]) -> None:
-    new = manager.new
-    for _ in range(TURNS):
-        for key in ids:
-            session = new(key)
-            session.get("uid")
-            session.set("name", NAME)
-            session.close()
+def gain(work: Work, ids: list[str]) -> dict[str, float]:
+    one = two = 0.0
+    for _ in range(ROUNDS):
+        one = max(one, throughput(work, [ids[:SESSIONS]]))
+        two = max(two, throughput(work, [ids[:SESSIONS], ids[SESSIONS:]]))
+    return {"two threads to one": two / one, "one thread, a second": one, "two threads, a second": two}
 
 
-def lookup(manager: Manager, ids: list[str]) -> None:
+def test_two_threads(race: Race, manager: Manager) -> None:
+    ids = populate(manager, 2 * SESSIONS)
     table = manager.storage.table
     assert table is not None
-    get = table.get
-    for _ in range(TURNS):
-        for key in ids:
-            get(key)
-
-
-@pytest.mark.benchmark(group="two threads against one (see extra info: ratio of throughputs)")
-@pytest.mark.parametrize("work", [lookup, read, write], ids=lambda f: f.__name__)
-def test_two_threads(benchmark: Any, manager: Manager, work: Callable[[Manager, list[str]], None]) -> None:
-    ids = populate(manager, 2 * SESSIONS)
-
-    def throughput(count: int) -> float:
-        threads = [
-            threading.Thread(target=work, args=(manager, ids[n * SESSIONS : (n + 1) * SESSIONS]))
-            for n in range(count)
-        ]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return count * SESSIONS * TURNS / (time.perf_counter() - start)
-
-    def run() -> None:
-        ratio = max(throughput(2) for _ in range(5)) / max(throughput(1) for _ in range(5))
-        benchmark.extra_info["ratio"] = ratio
-        print(f"\n{work.__name__}: two threads do {ratio:.2f} times the work of one")
-
-    benchmark.pedantic(run, rounds=1)
+    with_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    contenders: dict[str, Work] = {
+        "cysession, table get": looking_up(table.get),
+        "cysession, read cycle": reading(manager),
+        "cysession, write cycle": writing(manager),
+        "dict.get": looking_up(dict.fromkeys(ids, 1).get),
+    }
+    race.facts(
+        f"two threads, {'with' if with_gil else 'without'} a GIL",
+        {name: lambda work=work: gain(work, ids) for name, work in contenders.items()},  # type: ignore[misc]
+    )

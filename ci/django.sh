@@ -5,7 +5,7 @@
 # newest release wants Python 3.12. Which versions they are stands in ci/constraints.txt.
 #
 #   DJANGO_PYTHON=   the interpreter to use (default: the first of 3.12, 3.13, 3.14 that ci/interpreters.sh finds, else
-#                    the one of ci/freethreaded-python.sh, with its GIL switched on)
+#                    the one of ci/cpython.sh 3.13t, with its GIL switched on)
 source "$(dirname "$0")/common.sh"
 
 COPY=$ROOT/build/django
@@ -25,7 +25,7 @@ find_python() {
         found=$(ci/interpreters.sh "$version" 2>/dev/null)
         if [ -n "$found" ]; then cut -f 2 <<<"$found" && return; fi
     done
-    ci/freethreaded-python.sh | tail -n 1
+    ci/cpython.sh 3.13t | tail -n 1
 }
 
 command -v gcc >/dev/null 2>&1 || need_packages gcc

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The core suites on CPython 3.13 without the GIL. Arguments go to pytest instead of the default paths.
 #
-# The interpreter is built once, outside the tree (ci/freethreaded-python.sh). redis and hiredis stay out: importing
+# The interpreter is built once, outside the tree (ci/cpython.sh). redis and hiredis stay out: importing
 # hiredis switches the GIL on again, and then nothing here would be tested.
 source "$(dirname "$0")/common.sh"
 
@@ -10,7 +10,7 @@ SUITES=(tests/unit tests/contract tests/native tests/faults tests/stress)
 LEFT_OUT='not browser and not redis'
 CANNOT_IMPORT=(--ignore tests/contract/test_redis.py)
 
-python=$(ci/freethreaded-python.sh | tail -n 1)
+python=$(ci/cpython.sh 3.13t | tail -n 1)
 COPY=$ROOT/build/freethreaded
 FT_VENV=$ROOT/.cache/venv-freethreaded
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which of the supported interpreters does this machine have? One line each: version, a tab, path.
 #
-# Looks at python3.X on PATH and at what pyenv, uv and ci/freethreaded-python.sh keep in their own directories. Counted is
+# Looks at python3.X on PATH and at what pyenv, uv and ci/cpython.sh keep in their own directories. Counted is
 # what starts, has its C headers and can make environments: everything that is done with them needs both.
 #
 #   ci/interpreters.sh [version]...   only these (3.11, 3.13t, ...); says on stderr which of them are missing

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 LOADERS = {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 SHIPPED = {"__init__.py", "py.typed", "_core.pyi"}
@@ -48,11 +49,21 @@ def check_contents(wheel: zipfile.ZipFile) -> str:
     return compiled[0]
 
 
-def check_needs(module: bytes, architecture: str, glibc: tuple[int, ...]) -> str:
-    """It links the C library and nothing else, and no symbol of it that came after this release."""
-    from elftools.elf.elffile import ELFFile
+def check_interpreter(elf: Any, abi: str) -> None:
+    """It was compiled for the interpreter that its name promises, and as interpreters are."""
+    needed = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
+    # Without the GIL references of other threads are counted apart, by a function that only such interpreters have.
+    free = "_Py_MergeZeroLocalRefcount" in needed
+    assert free == abi.endswith("t"), (
+        f"a module for {abi} was compiled {'without' if free else 'with'} the GIL"
+    )
+    assert "__assert_fail" not in needed, (
+        "compiled with the assertions of Python's headers: slow, and they abort"
+    )
 
-    elf = ELFFile(io.BytesIO(module))
+
+def check_needs(elf: Any, architecture: str, glibc: tuple[int, ...]) -> str:
+    """It links the C library and nothing else, and no symbol of it that came after this release."""
     assert elf["e_machine"] == f"EM_{architecture.upper()}", f"compiled for {elf['e_machine']}"
     dynamic = elf.get_section_by_name(".dynamic")
     libraries = [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
@@ -85,8 +96,15 @@ def main() -> None:
                 name = check_contents(wheel)
                 needs = ""
                 if target:
-                    glibc = tuple(map(int, target[1].split(".")))
-                    needs = f", glibc {check_needs(wheel.read(name), target[0], glibc)}"
+                    from elftools.elf.elffile import ELFFile
+
+                    elf, glibc = ELFFile(io.BytesIO(wheel.read(name))), tuple(map(int, target[1].split(".")))
+                    abi = Path(path).name.split("-")[3]
+                    assert f".cpython-{abi.removeprefix('cp')}-{target[0]}-" in name, (
+                        f"{path} contains {name}"
+                    )
+                    check_interpreter(elf, abi)
+                    needs = f", glibc {check_needs(elf, target[0], glibc)}"
                 size, unpacked = os.path.getsize(path), sum(i.file_size for i in wheel.infolist())
                 core = wheel.getinfo(name).file_size
             print(f"{size} bytes, unpacked {unpacked}, of these {core} compiled{needs}")

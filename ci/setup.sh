@@ -68,6 +68,20 @@ install_requirements() {
     stamp "requirements-$1" "$sum"
 }
 
+# install_peers: what the benchmarks compare us with. One that cannot be had is said here and named in the report.
+install_peers() {
+    local sum requirement
+    sum=$(checksum ci/constraints.txt ci/requirements/peers.txt)
+    stamped peers "$sum" && return
+    say "installing ci/requirements/peers.txt"
+    if ! install -r ci/requirements/peers.txt; then
+        sed -e 's/ *#.*//' -e '/^$/d' ci/requirements/peers.txt | while read -r requirement; do
+            install "$requirement" || say "cannot be installed here: $requirement"
+        done
+    fi
+    stamp peers "$sum"
+}
+
 install_package() {
     local sum
     sum=$(checksum pyproject.toml ci/constraints.txt)
@@ -104,7 +118,7 @@ missing=()
 need_command() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 
 need_command gcc gcc
-case $PURPOSE in test | bench) need_command redis-server redis-server ;; esac
+case $PURPOSE in test | bench | guard) need_command redis-server redis-server ;; esac
 case $PURPOSE in bench) need_command wrk wrk ;; esac
 if [ "$PURPOSE" = test ]; then
     need_command chromium chromium
@@ -123,7 +137,11 @@ install_requirements build
 install_package
 build_extension
 case $PURPOSE in
-    build | guard) ;;
-    docs | demo | test | lint | bench | fuzz | wheels) install_requirements "$PURPOSE" ;;
+    build) ;;
+    docs | demo | test | lint | fuzz | guard | wheels) install_requirements "$PURPOSE" ;;
+    bench)
+        install_requirements bench
+        install_peers
+        ;;
     *) die "unknown purpose '$PURPOSE'; one of: build demo docs test lint bench fuzz guard wheels" ;;
 esac

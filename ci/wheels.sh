@@ -6,6 +6,9 @@
 #   3. each is looked at: what it links, which symbols it needs, what it contains, what auditwheel and twine say
 #   4. each x86-64 wheel is installed into an empty environment outside the tree and runs the core and contract suites
 #
+# CPython 3.14t can be had nowhere, but its headers are those of 3.14 with one definition more. So its wheels are built
+# and looked at, as those for aarch64 are; nothing runs them here.
+#
 # Linking is what binds a wheel to a glibc. It is done by zig, which carries the symbols of every release of it; x86-64 is
 # compiled by gcc (its code for this core is 8 % faster than clang's), other processors by zig as well. What
 # pyproject.toml says to cibuildwheel makes the same wheels in the official images, and those for macOS and Windows.
@@ -83,28 +86,40 @@ builder() {
 
 # build_wheel <version> <builder> <architecture> <directory>: prints its path
 build_wheel() {
-    local tag=${1/./} cc
+    local tag=${1/./} cflags=-g0 cc
     cc=$(compiler "$3")
+    [ "$1" != "$borrowed" ] || cflags+=" -DPy_GIL_DISABLED=1"
     mkdir -p "$4/raw"
     # The interpreter that builds may be of another processor than the wheel; these two say what the wheel is for.
     # LDSHARED: the interpreter's own one carries paths of the machine that it was built on.
-    env CC="$cc" LDSHARED="$cc -shared" CFLAGS="-g0" LDFLAGS= _PYTHON_HOST_PLATFORM="linux-$3" \
+    env CC="$cc" LDSHARED="$cc -shared" CFLAGS="$cflags" LDFLAGS= _PYTHON_HOST_PLATFORM="linux-$3" \
         SETUPTOOLS_EXT_SUFFIX=".cpython-$tag-$3-linux-gnu.so" \
         "$2" -m pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$4/raw" "$sdist" \
         </dev/null >"$4/log" 2>&1 || { cat "$4/log" >&2; die "no wheel for CPython $1 on $3"; }
+    [ "$1" != "$borrowed" ] || "$2" -m wheel tags --remove --abi-tag "cp$tag" "$4"/raw/*.whl >>"$4/log"
     PATH=$VENV/bin:$PATH "$VENV/bin/auditwheel" repair --plat auto --wheel-dir "$4" "$4"/raw/*.whl >>"$4/log" 2>&1 ||
         { cat "$4/log" >&2; die "auditwheel refuses the wheel for CPython $1 on $3"; }
     # "auto" takes the oldest system that it finds the wheel fit for.
     ls "$4"/*manylinux2014_"$3"*.whl || die "the wheel for CPython $1 on $3 needs a newer system than manylinux2014: $(ls "$4")"
 }
 
-# With the interpreter that Debian lacks and we build ourselves, unless the caller chose.
-[ -n "${WHEELS:-}" ] || ci/freethreaded-python.sh >/dev/null
+# With the interpreters that this Debian lacks, unless the caller chose. 3.14 is that of a release in the making, whose
+# mirrors may be between two versions: then it is among those that were not built.
+if [ -z "${WHEELS:-}" ]; then
+    ci/cpython.sh 3.13t >/dev/null
+    ci/cpython.sh 3.14 >/dev/null || echo "CPython 3.14 cannot be had" >&2
+fi
 found=$(ci/interpreters.sh ${WHEELS:-} 2>"$OUT/missing")
 [ -n "$found" ] || die "none of the interpreters was found: $(cat "$OUT/missing")"
+borrowed=
+if grep -q '3\.14t' "$OUT/missing" && with_gil=$(ci/interpreters.sh 3.14 2>/dev/null) && [ -n "$with_gil" ]; then
+    borrowed=3.14t
+    sed -i '/3\.14t/d' "$OUT/missing"
+fi
 
+{ echo "$found"; [ -z "$borrowed" ] || printf '%s\t%s\n' "$borrowed" "${with_gil#*$'\t'}"; } >"$OUT/interpreters"
 while IFS=$'\t' read -r version python; do
-    build=$(builder "$version" "$python")
+    if [ "$version" = "$borrowed" ]; then build=$(builder 3.14 "$python"); else build=$(builder "$version" "$python"); fi
     for architecture in x86_64 aarch64; do
         say "CPython $version, $architecture"
         wheel=$(build_wheel "$version" "$build" "$architecture" "$OUT/$version-$architecture")
@@ -112,7 +127,7 @@ while IFS=$'\t' read -r version python; do
         "$VENV/bin/python" ci/packages.py check "$wheel" "$architecture" "$GLIBC"
         cp "$wheel" "$DIST"
     done
-done <<<"$found"
+done <"$OUT/interpreters"
 
 say "twine"
 "$VENV/bin/twine" check --strict "$DIST"/*
@@ -122,7 +137,7 @@ say "twine"
 # try_wheel <version> <python>: an empty environment, the wheel, and of the tree nothing but the tests
 try_wheel() {
     local python=$elsewhere/$1/venv/bin/python extras=crypto
-    [ "$1" = "${1%t}" ] || extras= # no cryptography without the GIL yet
+    [ "$1" = "${1%t}" ] || extras= # no wheel of cryptography fits 3.13t
     "$2" -m venv "$elsewhere/$1/venv"
     "$python" -m pip install --quiet -c ci/constraints.txt "$(ls "$DIST"/*-cp"${1//[.t]/}"-cp"${1/./}"-*x86_64.whl)[$extras]" -r ci/requirements/suites.txt </dev/null
     mkdir "$elsewhere/$1/work"
@@ -147,3 +162,4 @@ fi
 say "in dist/"
 (cd "$DIST" && stat -c '%s bytes  %n' *)
 while read -r line; do echo "not built: $line"; done <"$OUT/missing"
+echo "not run: aarch64 ${borrowed:+and CPython $borrowed }"

@@ -1,18 +1,67 @@
 # The changes of a session: a short vector, within the session at first. Keys are owned exact str, found by identity
-# nearly always.
+# nearly always. Beyond INDEXED_FROM changes a key is found by its hash: behind the vector, in the same block, lies an
+# open-addressing table of positions in it, twice as long, so that every probe ends. Only whole vectors are dropped
+# while there is a table, or it is filled anew.
+
+cdef enum:
+    INDEXED_FROM = 32           # room for so many changes comes with a table
+    FREE_SLOT = 0xFFFFFFFF
+
 
 cdef inline Change *change_find(Session s, object key) noexcept:
     """The change of `key`, or NULL. Most keys are constants of the program, so identity finds nearly all."""
     cdef Py_ssize_t i
+    if s.room >= INDEXED_FROM:
+        return change_find_indexed(s, key)
     for i in range(s.count):
         if s.changes[i].key == <PyObject *>key:
             return &s.changes[i]
     if s.count and type(key) is str:        # anything else is no key, and its __eq__ is not ours to run
         for i in range(s.count):
-            if (text_hash(<object>s.changes[i].key) == text_hash(key)
-                    and PyUnicode_Compare(<object>s.changes[i].key, key) == 0):
+            if change_is_of(&s.changes[i], key):
                 return &s.changes[i]
     return NULL
+
+
+cdef inline bint change_is_of(const Change *c, object key) noexcept:
+    return (c.key == <PyObject *>key
+            or (text_hash(<object>c.key) == text_hash(key) and PyUnicode_Compare(<object>c.key, key) == 0))
+
+
+cdef inline uint32_t *change_slots(Session s) noexcept:
+    """The table behind the vector. Its length is a power of two, as the room is."""
+    return <uint32_t *>(s.changes + s.room)
+
+
+cdef Change *change_find_indexed(Session s, object key) noexcept:
+    cdef uint32_t *slots = change_slots(s)
+    cdef size_t mask = 2 * s.room - 1, i
+    if type(key) is not str:
+        return NULL
+    i = <size_t>text_hash(key) & mask
+    while slots[i] != FREE_SLOT:
+        if change_is_of(&s.changes[slots[i]], key):
+            return &s.changes[slots[i]]
+        i = (i + 1) & mask
+    return NULL
+
+
+cdef void change_index(Session s, Py_ssize_t position) noexcept:
+    """Note a change in the table."""
+    cdef uint32_t *slots = change_slots(s)
+    cdef size_t mask = 2 * s.room - 1
+    cdef size_t i = <size_t>text_hash(<object>s.changes[position].key) & mask
+    while slots[i] != FREE_SLOT:
+        i = (i + 1) & mask
+    slots[i] = <uint32_t>position
+
+
+cdef void changes_index(Session s) noexcept:
+    """Fill the table anew."""
+    cdef Py_ssize_t i
+    memset(change_slots(s), 0xFF, 2 * s.room * sizeof(uint32_t))
+    for i in range(s.count):
+        change_index(s, i)
 
 
 cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyObject *origin=NULL) except -1:
@@ -44,12 +93,15 @@ cdef int change_put(Session s, object key, PyObject *value, ChangeKind kind, PyO
     c.origin = origin
     c.kind = kind
     s.count += 1
+    if s.room >= INDEXED_FROM:
+        change_index(s, s.count - 1)
     return 0
 
 
 cdef int changes_grow(Session s) except -1:
     cdef Py_ssize_t room = s.room * 4
-    cdef Change *bigger = <Change *>PyMem_Malloc(room * sizeof(Change))
+    cdef size_t slots = 2 * room * sizeof(uint32_t) if room >= INDEXED_FROM else 0
+    cdef Change *bigger = <Change *>PyMem_Malloc(room * sizeof(Change) + slots)
     if bigger == NULL:
         raise MemoryError()
     memcpy(bigger, s.changes, s.count * sizeof(Change))
@@ -57,6 +109,8 @@ cdef int changes_grow(Session s) except -1:
         PyMem_Free(s.changes)
     s.changes = bigger
     s.room = room
+    if slots:
+        changes_index(s)
     return 0
 
 
@@ -65,6 +119,8 @@ cdef int change_drop(Session s, Change *c) except -1:
     cdef Change old = c[0]
     s.count -= 1
     c[0] = s.changes[s.count]
+    if s.room >= INDEXED_FROM:
+        changes_index(s)
     Py_DECREF(<object>old.key)
     Py_XDECREF(old.value)
     Py_XDECREF(old.origin)

@@ -87,6 +87,8 @@ cdef int session_save_changes(Session s) except -1:
     cdef int plan
     if map == NULL:
         return session_save_io(s)
+    if session_sets_one(s) and session_commit_one(s, map):
+        return 0
     plan = session_plan(s)
     if plan == TOUCH:
         map_load(map, s.name, map_now(map), session_ttl(s), True)
@@ -200,15 +202,6 @@ cdef object session_modified(Session s, object key, Record record, uint64_t edit
     return session_get(s, key, None)
 
 
-cdef inline bint change_is_plain(const Change *c) noexcept:
-    """Whether a value was set whose packing runs nobody's code, holds no reference and cannot fail."""
-    if c.kind != WRITTEN or not is_short_ascii(<object>c.key):
-        return False
-    value = <object>c.value
-    return (value is None or type(value) is bool or type(value) is float
-            or (type(value) is str and is_short_ascii(value)))
-
-
 cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, uint64_t birth):
     """This session's changes laid over `base`: the record to store, or None if nothing is left."""
     cdef Taken t
@@ -217,9 +210,6 @@ cdef Record session_merge(Session s, Record base, int64_t created, int64_t cap, 
     cdef Py_ssize_t n = 0, i
     cdef int64_t ttl = s.new_ttl if s.new_ttl > 0 else base._ttl if base is not None else 0
     cdef bint cleared = s.cleared
-    if s.count == 1 and base is not None and not cleared and change_is_plain(&s.changes[0]):
-        cell_fill(few, <object>s.changes[0].key, <object>s.changes[0].value, False)
-        return pack_merge(base, few, 1, created, cap, ttl, birth, s.policy.max_bytes)
     changes_take(s, &t)
     try:
         if t.count > CHANGES_INLINE:
@@ -267,6 +257,41 @@ cdef int session_create(Session s, Map *map) except -1:
     return session_saved(s, record, edits)
 
 
+cdef inline bint session_sets_one(Session s) noexcept:
+    """Whether a commit has one key to set in a stored session, and nothing else: the usual request that writes."""
+    return (s.count == 1 and s.changes[0].kind == WRITTEN and s.base is not None and s.state == OPEN
+            and not s.cleared and s.new_ttl < 0)
+
+
+cdef bint session_commit_one(Session s, Map *map) except -1:
+    """What plan, merge and settle come to for one short value; False: it is a case for those, nothing was done.
+
+    Up to the end no code of the user's runs: the values set and replaced hold no references.
+    """
+    cdef Cell cell
+    cdef int64_t now = map_now(map)
+    cdef uint64_t edits = s.edits
+    cdef Record base = s.base, fresh
+    cdef PyObject *out = NULL
+    name = s.name
+    if not session_sets_one(s) or not is_short_ascii(<object>s.changes[0].key):     # again: the clock may be the user's
+        return False
+    cell_fill_key(&cell, <object>s.changes[0].key)
+    if not cell_fill_inline(&cell, <object>s.changes[0].value):
+        return False
+    fresh = pack_replace_one(base, &cell, base._ttl, s.policy.max_bytes)
+    if map_swap(map, name, base, fresh, now, session_ttl(s), &out) != DONE:
+        Py_XDECREF(out)
+        return False
+    if s.base is base and s.edits == edits:
+        s.touched = now
+        s.base = fresh                      # the old one lives until the end of this function
+        changes_clear(s)
+    else:                                   # another thread used the session while this one waited for the shard
+        session_committed(s, name, fresh, now, edits)
+    return True
+
+
 cdef int session_commit(Session s, Map *map) except -1:
     cdef int64_t now = map_now(map)
     cdef uint64_t edits = s.edits
@@ -275,9 +300,13 @@ cdef int session_commit(Session s, Map *map) except -1:
     if base is None or name is None:        # planning ran a finalizer that ended the session: plan again
         return session_save(s)
     merged = map_merge(map, name, base, s, None, now, session_ttl(s))
+    return session_committed(s, name, merged, now, edits)
+
+
+cdef int session_committed(Session s, object name, Record merged, int64_t now, uint64_t edits) except -1:
     s.touched = now
     if s.name is None and merged is not None:
-        s.name = name                       # a finalizer ended the session while it was being merged
+        s.name = name                       # a finalizer or a thread ended the session while it was being merged
     return session_saved(s, merged, edits)
 
 
@@ -343,8 +372,8 @@ cdef Delta session_delta(Session s):
                 values[key] = <object>t.changes[i].value
     finally:
         changes_drop(&t)
-    return Delta(values, removed, cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
-                 s.policy.any_object)
+    return delta_new(values, removed, cleared, s.new_ttl if s.new_ttl > 0 else None, s.policy.max_bytes,
+                     s.policy.any_object)
 
 
 cdef int session_touched(Session s) except -1:
@@ -391,13 +420,15 @@ cdef int changes_settle(Session s) except -1:
     cdef uint64_t edits
     cdef Record base = s.base
     cdef list kept = []
+    cdef const char *last
     while True:
         kept = []
+        last = NULL
         edits = s.edits
         changes_take(s, &t)
         try:
             for i in range(t.count):
-                change_settle(base, s.cleared, &t.changes[i], kept)
+                change_settle(base, s.cleared, &t.changes[i], &last, kept)
         finally:
             changes_drop(&t)
         if s.edits == edits:                # nothing came in while values were compared
@@ -410,9 +441,12 @@ cdef int changes_settle(Session s) except -1:
     return 0
 
 
-cdef int change_settle(Record base, bint cleared, const Change *c, list kept) except -1:
-    cdef const char *p = record_find(base, <object>c.key)
+cdef int change_settle(Record base, bint cleared, const Change *c, const char **last, list kept) except -1:
+    """`last`: the entry of the change before this one, a hint where to look."""
+    cdef const char *p = record_find_from(base, last[0], <object>c.key)
     cdef Entry e
+    if p != NULL:
+        last[0] = p
     if cleared:
         p = NULL
     key = <object>c.key

@@ -5,10 +5,12 @@ One compile unit, in reading order:
 
     _clock.pxd    the native clock                       _values.pxi    what a session can hold: freeze, thaw, same
     _lock.pxd     the shard lock and the leaf rule       _record.pxi    Record (committed state), Delta (changes)
-    _wheel.pxd    hierarchical timer wheel               _map.pxi       SessionTable
-    _table.pxd    one shard: hash table + wheel + lock   _manager.pxi   ManagerCore, Policy
-    _pack.pxd     the packed form of a session's data    _session.pxi   Session: start, read, write
-    _file.pxd     one file's system calls                _changes.pxi   a session's vector of changes
+    _wheel.pxd    hierarchical timer wheel               _encode.pxi    a record's data as MessagePack
+    _table.pxd    one shard: hash table + wheel + lock   _frame.pxi     the header of a stored record, its checksum
+    _pack.pxd     the packed form of a session's data    _map.pxi       SessionTable
+    _file.pxd     one file's system calls                _manager.pxi   ManagerCore, Policy
+                                                         _session.pxi   Session: start, read, write
+                                                         _changes.pxi   a session's vector of changes
                                                          _commit.pxi    save, modify, rotate, destroy
                                                          _http.pxi      the id in a request's headers
                                                          _stored.pxi    Place, Stored: what FileStorage saw on disk
@@ -27,15 +29,17 @@ from cpython.datetime cimport (
 )
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyTypeObject, destructor, inquiry, traverseproc, visitproc
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from _clock cimport clock_now
-from _file cimport file_close, file_facts, file_lock, file_look, file_open, file_read, file_replace
+from _clock cimport clock_now, wall_now
+from _file cimport (
+    file_close, file_facts, file_lock, file_look, file_open, file_ours, file_read, file_replace, file_unlock,
+)
 from _lock cimport STRIPES, counter_add, counter_read, shard_lock_init, take_pointer, thread_stripe
 from _pack cimport (
     INLINE_MAX, KEY_MAX, TAG_BYTES, TAG_FALSE, TAG_FLOAT, TAG_FROZEN, TAG_INT, TAG_KEY_BOXED, TAG_MASK, TAG_NONE,
@@ -51,15 +55,17 @@ from _table cimport (
 from _wheel cimport TICK_BITS, wheel_init
 
 import os
+from _thread import RLock      # what threading.RLock() makes, without a call of Python in between
 from collections.abc import Mapping, MutableMapping
 from datetime import timedelta, timezone
 from hashlib import blake2s
 from sys import modules
-from threading import RLock
 from time import time_ns
 from zlib import crc32
 
 import_datetime()
+
+cdef class Record
 
 cdef extern from *:
     """
@@ -77,10 +83,14 @@ cdef extern from *:
         Py_hash_t h = ((PyASCIIObject *)s)->hash;
         return h != -1 ? h : PyObject_Hash(s);
     }
+    #define struct_size(o) ((Py_ssize_t)sizeof(*(o)))
+    #define behind(o) ((char *)((o) + 1))
     #define no_vectorcall(type) ((type)->tp_vectorcall = NULL)
     #define steal(o) (o)      /* a new reference as Cython sees it: an owned pointer becomes an object */
     """
     object new_sized(PyTypeObject *type, Py_ssize_t size)
+    Py_ssize_t struct_size(Record o) noexcept
+    char *behind(Record o) noexcept
     object ascii_from(const char *text, Py_ssize_t len)
     object steal(PyObject *owned)
     void no_vectorcall(PyTypeObject *type) noexcept
@@ -152,6 +162,8 @@ cdef int64_t ns_of_or_zero(object seconds, str what) except -1:
 
 include "_values.pxi"
 include "_record.pxi"
+include "_encode.pxi"
+include "_frame.pxi"
 include "_map.pxi"
 include "_manager.pxi"
 include "_session.pxi"
@@ -204,5 +216,7 @@ cdef int forbid_construction(PyTypeObject *type) except -1:
 (<PyTypeObject *>Record).tp_dealloc = <destructor>record_dealloc
 forbid_construction(<PyTypeObject *>Session)
 forbid_construction(<PyTypeObject *>Record)
+forbid_construction(<PyTypeObject *>Stored)
+forbid_construction(<PyTypeObject *>Header)
 MutableMapping.register(Session)
 Mapping.register(Record)

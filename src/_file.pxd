@@ -4,17 +4,19 @@
 Plain C on a descriptor of the directory and names relative to it, run without the GIL. Every function returns 0 or an
 errno. Calls that a signal interrupts are made again; Python's handlers run when the sequence is over.
 """
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from * nogil:
     """
     #include <errno.h>
     #include <string.h>
-    typedef struct { int64_t mtime, size; uint64_t inode; int ours, links; } file_facts;
+    typedef struct { int64_t mtime, size; uint64_t inode; int regular, links; uint32_t owner; } file_facts;
 
     #if defined(_WIN32)      /* there is no FileStorage: it needs flock and descriptors of directories */
       static int file_look(int root, const char *name, file_facts *out) { return ENOSYS; }
       static int file_lock(int fd, file_facts *out) { return ENOSYS; }
+      static int file_unlock(int fd) { return ENOSYS; }
+      static int file_ours(const file_facts *facts) { return 0; }
       static int file_open(int root, const char *name, int *fd, file_facts *out) { return ENOSYS; }
       static int file_read(int fd, char *to, Py_ssize_t *size) { return ENOSYS; }
       static int file_close(int fd) { return ENOSYS; }
@@ -35,7 +37,8 @@ cdef extern from * nogil:
           out->mtime = (int64_t)s->st_mtim.tv_sec * 1000000000 + s->st_mtim.tv_nsec;
           out->size = (int64_t)s->st_size;
           out->inode = (uint64_t)s->st_ino;
-          out->ours = S_ISREG(s->st_mode) && s->st_uid == geteuid();
+          out->regular = S_ISREG(s->st_mode);
+          out->owner = (uint32_t)s->st_uid;
           out->links = s->st_nlink > 0;
           return 0;
       }
@@ -51,6 +54,8 @@ cdef extern from * nogil:
           while (flock(fd, LOCK_EX | LOCK_NB)) if (errno != EINTR) return errno;
           return facts_of(fstat(fd, &s), &s, out);
       }
+      static int file_unlock(int fd) { return flock(fd, LOCK_UN) ? errno : 0; }
+      static int file_ours(const file_facts *facts) { return facts->regular && facts->owner == geteuid(); }
       static int file_close(int fd) { return close(fd) && errno != EINTR ? errno : 0; }
 
       /* O_NONBLOCK: somebody may have planted a pipe. */
@@ -117,10 +122,13 @@ cdef extern from * nogil:
         int64_t mtime
         int64_t size
         uint64_t inode
-        bint ours               # a regular file of this process's user
+        bint regular
+        uint32_t owner
         bint links              # whether a name leads to it
     int file_look(int root, const char *name, file_facts *out) noexcept
     int file_lock(int fd, file_facts *out) noexcept
+    int file_unlock(int fd) noexcept
+    bint file_ours(const file_facts *facts) noexcept        # a regular file of this process's user
     int file_open(int root, const char *name, int *fd, file_facts *out) noexcept
     int file_read(int fd, char *to, Py_ssize_t *size) noexcept
     int file_close(int fd) noexcept

@@ -21,6 +21,7 @@ cdef class Policy:
     cdef SessionTable table         # None: the storage is driven through the record protocol
     cdef Map *map                   # the table's C side, or NULL
     cdef object storage
+    cdef bint wall                  # the storage takes its times from `clock`, or without one from the wall
     cdef object fresh_id            # () -> str
     cdef int64_t ttl
     cdef int64_t max_age            # 0: none
@@ -67,13 +68,14 @@ cdef class ManagerCore:
             p.max_bytes = max_bytes
             p.strict = strict
 
-    def _set_storage(self, storage, SessionTable table, any_object):
+    def _set_storage(self, storage, SessionTable table, any_object, wall):
         """Sessions made before go on with the storage they have."""
         cdef Policy old, p
         cdef list policies = []
         for old in self.policies[len(self.policies) - STRIPES:]:
             p = Policy.__new__(Policy)
             p.storage = storage
+            p.wall = wall
             p.table = table
             p.map = NULL if table is None else &table.map
             p.any_object = any_object

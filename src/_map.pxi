@@ -347,7 +347,24 @@ cdef Record map_load(Map *m, object session_id, int64_t now, int64_t ttl, bint t
         return record_from(out)
     if outcome == MISSING:
         return None
-    return map_load(m, steal(out), now, ttl, touch)   # as deep as rotations within one grace window
+    return map_follow(m, steal(out), now, ttl, touch)
+
+
+cdef Record map_follow(Map *m, object name, int64_t now, int64_t ttl, bint touch):
+    """`map_load` of an id that was rotated: over as many signs as there were rotations within one grace window."""
+    cdef Key key
+    cdef PyObject *out
+    cdef Node *dead
+    cdef Outcome outcome = RENAMED
+    while outcome == RENAMED:
+        out, dead = NULL, NULL
+        key_from(&key, name)
+        outcome = shard_get_locked(shard_of(m, &key), &key, now, ttl, touch, &out, &dead)
+        if dead != NULL:
+            bury(m, dead)
+        if outcome == RENAMED:
+            name = steal(out)
+    return record_from(out) if outcome == DONE else None
 
 
 cdef bint map_add(Map *m, object session_id, Record record, int64_t now, int64_t ttl, bint replace,
@@ -432,8 +449,9 @@ cdef bint map_delete(Map *m, object session_id, int64_t now) except -1:
     """Remove an id whatever it holds, and the record it was rotated to. True: there was a record."""
     cdef PyObject *out = NULL
     cdef int outcome = map_remove(m, session_id, None, now, &out)
-    if outcome == RENAMED:
-        return map_delete(m, steal(out), now)
+    while outcome == RENAMED:
+        name, out = steal(out), NULL
+        outcome = map_remove(m, name, None, now, &out)
     return outcome == DONE
 
 
@@ -476,12 +494,11 @@ cdef object map_resolve(Map *m, object session_id, int64_t now):
     cdef Key key
     cdef PyObject *out = NULL
     cdef Node *dead = NULL
-    if not key_from(&key, session_id):
-        return session_id
-    if shard_get_locked(shard_of(m, &key), &key, now, 0, False, &out, &dead) == RENAMED:
-        return map_resolve(m, steal(out), now)
+    name = session_id
+    while key_from(&key, name) and shard_get_locked(shard_of(m, &key), &key, now, 0, False, &out, &dead) == RENAMED:
+        name, out = steal(out), NULL
     Py_XDECREF(out)
-    return session_id
+    return name
 
 
 cdef int map_leave(Map *m, const Key *key, Record expected, object new_id, int64_t now, int64_t grace,

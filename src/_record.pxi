@@ -17,7 +17,7 @@ cdef class Record:
     cdef uint32_t _weight           # what counts against max_bytes
     cdef uint32_t _count
     cdef bint _has_boxes            # some entry owns a reference
-    cdef char _pack[8]              # as long as `_bytes` says
+                                    # behind it, the entries: see `pack_of`
 
     NEVER = NO_CAP
 
@@ -56,13 +56,6 @@ cdef class Record:
         """(key, value) pairs, values *not* copied: for encoders, which neither change nor keep them."""
         return record_items(self, False)
 
-    def plain_payload(self):
-        """The MessagePack map of the data, if it holds only str, bytes, int, float, bool and None; else None.
-
-        The same bytes that the codec makes of `raw_items`, for the usual session.
-        """
-        return record_payload(self)
-
     def to_dict(self):
         return dict(record_items(self, True))
 
@@ -95,7 +88,7 @@ cdef class Record:
         return iter(record_keys(self))
 
     def __sizeof__(self):
-        return sizeof_record_head() + self._bytes
+        return struct_size(self) + self._bytes
 
     def __repr__(self):
         return f"<Record of {self._count} keys, {self._weight} bytes>"
@@ -114,18 +107,14 @@ cdef uint64_t new_birth() except 0:
     return bits
 
 
-cdef inline Py_ssize_t sizeof_record_head() noexcept:
-    return (<PyTypeObject *>Record).tp_basicsize - <Py_ssize_t>sizeof((<Record>NULL)._pack)
-
-
 cdef inline char *pack_of(Record r) noexcept:
-    """The entries. By address, because they reach past the array that the class declares."""
-    return <char *><PyObject *>r + sizeof_record_head()
+    """The entries, which follow the fields that the class declares."""
+    return behind(r)
 
 
-cdef Record record_new(Py_ssize_t pack_bytes):
+cdef inline Record record_new(Py_ssize_t pack_bytes):
     """An uninitialised record with room for its pack: one allocation, past what Cython's own constructor gives."""
-    cdef Record r = <Record>new_sized(<PyTypeObject *>Record, sizeof_record_head() + pack_bytes)
+    cdef Record r = <Record>new_sized(<PyTypeObject *>Record, struct_size(<Record>NULL) + pack_bytes)
     r._bytes = <uint32_t>pack_bytes
     r._has_boxes = False
     return r
@@ -169,12 +158,22 @@ cdef inline const char *record_find(Record r, object key) noexcept:
     if is_short_ascii(key):
         return pack_find(pack_of(r), pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
                          PyUnicode_GET_LENGTH(key))
-    return pack_find_boxed(r, key)
+    return pack_find_boxed(pack_of(r), pack_of(r) + r._bytes, key)
 
 
-cdef const char *pack_find_boxed(Record r, object key) noexcept:
-    cdef const char *p = pack_of(r)
-    cdef const char *end = p + r._bytes
+cdef const char *record_find_from(Record r, const char *start, object key) noexcept:
+    """`record_find`, of an exact str, which first looks from the entry `start` on (NULL: no such hint)."""
+    cdef const char *p = NULL
+    if r is not None and start != NULL:
+        if is_short_ascii(key):
+            p = pack_find(start, pack_of(r) + r._bytes, <const char *>PyUnicode_1BYTE_DATA(key),
+                          PyUnicode_GET_LENGTH(key))
+        else:
+            p = pack_find_boxed(start, pack_of(r) + r._bytes, key)
+    return p if p != NULL else record_find(r, key)
+
+
+cdef const char *pack_find_boxed(const char *p, const char *end, object key) noexcept:
     cdef Entry e
     while p < end:
         e = entry_head(p)
@@ -239,129 +238,6 @@ cdef list record_items(Record r, bint copy):
     return items
 
 
-# ---- encoding ----------------------------------------------------------------------------------------------------
-
-cdef object record_payload(Record r):
-    """Measure, then write: no value is looked at by Python code in between."""
-    cdef Py_ssize_t size = payload_put(r, NULL)
-    if size < 0:
-        return None
-    made = PyBytes_FromStringAndSize(NULL, size)
-    payload_put(r, PyBytes_AS_STRING(made))
-    return made
-
-
-cdef Py_ssize_t payload_put(Record r, char *to) except -2:
-    """The length of the payload, which is written to `to` unless that is NULL; -1: not all of it is plain."""
-    cdef const char *p = pack_of(r)
-    cdef const char *end = p + r._bytes
-    cdef const char *text
-    cdef Py_ssize_t n = msgpack_head(to, 0x80, 15, 0, 0xDE, r._count), length = 0
-    cdef Entry e
-    while p < end:
-        e = entry_head(p)
-        if e.tag & TAG_KEY_BOXED:
-            text = PyUnicode_AsUTF8AndSize(<object>entry_key_box(p), &length)
-        else:
-            text, length = entry_key(p), e.key_len
-        n += msgpack_head(at(to, n), 0xA0, 31, 0xD9, 0xDA, length)
-        if to != NULL:
-            bytes_copy(to + n, text, length)
-        n += length
-        length = value_put(p, e, at(to, n))
-        if length < 0:
-            return -1
-        n += length
-        p += entry_len(e)
-    return n
-
-
-cdef Py_ssize_t value_put(const char *p, Entry e, char *to) except -2:
-    cdef int tag = e.tag & TAG_MASK
-    cdef const char *text = entry_value(p, e)
-    cdef Py_ssize_t length = e.value_len, n
-    cdef int64_t integer = 0
-    cdef uint64_t bits = 0
-    cdef type kind
-    if tag == TAG_NONE or tag == TAG_FALSE or tag == TAG_TRUE:
-        return msgpack_byte(to, 0xC0 if tag == TAG_NONE else 0xC2 if tag == TAG_FALSE else 0xC3)
-    if tag == TAG_INT:
-        memcpy(&integer, text, sizeof(integer))
-        return msgpack_int(to, integer)
-    if tag == TAG_FLOAT:
-        memcpy(&bits, text, sizeof(bits))
-        return msgpack_byte(to, 0xCB) + big_endian(at(to, 1), bits, 8)
-    if tag == TAG_FROZEN:
-        return -1
-    if tag == TAG_SHARED:
-        value = <object>entry_box(p, e).ref
-        kind = type(value)
-        if kind is str:
-            text = PyUnicode_AsUTF8AndSize(value, &length)
-            tag = TAG_STR
-        elif kind is bytes:
-            text, length = PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)
-        else:
-            return -1
-    if tag == TAG_STR:
-        n = msgpack_head(to, 0xA0, 31, 0xD9, 0xDA, length)
-    else:
-        n = msgpack_head(to, 0, -1, 0xC4, 0xC5, length)
-    if to != NULL:
-        memcpy(to + n, text, length)
-    return n + length
-
-
-cdef inline char *at(char *to, Py_ssize_t n) noexcept:
-    return to + n if to != NULL else NULL
-
-
-cdef inline Py_ssize_t msgpack_byte(char *to, int byte) noexcept:
-    if to != NULL:
-        to[0] = <char>byte
-    return 1
-
-
-cdef inline Py_ssize_t big_endian(char *to, uint64_t bits, int length) noexcept:
-    cdef int i
-    if to != NULL:
-        for i in range(length):
-            to[i] = <char>(bits >> (8 * (length - 1 - i)))
-    return length
-
-
-cdef inline Py_ssize_t msgpack_head(char *to, int fixed, int most, int one, int two, Py_ssize_t length) noexcept:
-    """The type and length of a str, bytes or map: in one byte up to `most`, else by types of 1 (`one`), 2 and 4 bytes."""
-    if length <= most:
-        return msgpack_byte(to, fixed | <int>length)
-    if one != 0 and length <= 0xFF:
-        return msgpack_byte(to, one) + big_endian(at(to, 1), length, 1)
-    if length <= 0xFFFF:
-        return msgpack_byte(to, two) + big_endian(at(to, 1), length, 2)
-    return msgpack_byte(to, two + 1) + big_endian(at(to, 1), length, 4)
-
-
-cdef inline Py_ssize_t msgpack_int(char *to, int64_t n) noexcept:
-    """The shortest form, as MessagePack asks."""
-    if -32 <= n <= 127:
-        return msgpack_byte(to, <int>(n & 0xFF))
-    if n >= 0:
-        if n <= 0xFF:
-            return msgpack_byte(to, 0xCC) + big_endian(at(to, 1), <uint64_t>n, 1)
-        if n <= 0xFFFF:
-            return msgpack_byte(to, 0xCD) + big_endian(at(to, 1), <uint64_t>n, 2)
-        if n <= 0xFFFFFFFF:
-            return msgpack_byte(to, 0xCE) + big_endian(at(to, 1), <uint64_t>n, 4)
-        return msgpack_byte(to, 0xCF) + big_endian(at(to, 1), <uint64_t>n, 8)
-    if n >= -0x80:
-        return msgpack_byte(to, 0xD0) + big_endian(at(to, 1), <uint64_t>n, 1)
-    if n >= -0x8000:
-        return msgpack_byte(to, 0xD1) + big_endian(at(to, 1), <uint64_t>n, 2)
-    if n >= -0x80000000:
-        return msgpack_byte(to, 0xD2) + big_endian(at(to, 1), <uint64_t>n, 4)
-    return msgpack_byte(to, 0xD3) + big_endian(at(to, 1), <uint64_t>n, 8)
-
-
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 cdef enum:
@@ -384,19 +260,40 @@ cdef struct Cell:               # one change on its way into a pack; keys and in
     bint placed
 
 
-cdef int cell_fill(Cell *c, object key, object value, bint any_object) except -1:
-    """Classify one value; freezes it when it does not fit inline."""
-    cdef type kind = type(value)
+cdef int cell_fill(Cell *c, object key, object value, bint any_object, bint adopt=False) except -1:
+    """Classify one value; freezes it when it does not fit inline. `adopt`: see Freezing."""
     cdef Freezing f
     cdef Step step
-    cdef int overflow = 0
     cell_fill_key(c, key)
+    if cell_fill_inline(c, value):
+        return 0
+    f = Freezing(0, False, any_object, adopt)
+    step = Step(NULL, <PyObject *>key, 0)
+    frozen = freeze(value, &f, &step, 0)
+    Py_INCREF(frozen)
+    c.box = <PyObject *>frozen
+    c.tag = TAG_FROZEN if f.mutable else TAG_SHARED
+    c.value_len = sizeof(Boxed)
+    c.box_weight = f.weight
+    c.weight += f.weight
+    return 0
+
+
+cdef inline bint cell_fill_inline(Cell *c, object value) noexcept:
+    """Fill in a value that fits inline; False: it does not. Runs nobody's code and takes no reference."""
+    cdef type kind = type(value)
+    cdef int overflow = 0
     c.value_bytes = NULL
     c.value_len = 0
     if kind is str and PyUnicode_IS_COMPACT_ASCII(value) and PyUnicode_GET_LENGTH(value) <= INLINE_MAX:
         c.tag = TAG_STR
         c.value_bytes = <const char *>PyUnicode_1BYTE_DATA(value)
         c.value_len = PyUnicode_GET_LENGTH(value)
+    elif kind is int:
+        c.integer = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if overflow:
+            return False
+        c.tag, c.value_bytes, c.value_len = TAG_INT, <const char *>&c.integer, sizeof(c.integer)
     elif value is None:
         c.tag = TAG_NONE
     elif kind is bool:
@@ -407,23 +304,9 @@ cdef int cell_fill(Cell *c, object key, object value, bint any_object) except -1
     elif kind is bytes and PyBytes_GET_SIZE(value) <= INLINE_MAX:
         c.tag, c.value_bytes, c.value_len = TAG_BYTES, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)
     else:
-        if kind is int:
-            c.integer = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if not overflow:
-                c.tag, c.value_bytes, c.value_len = TAG_INT, <const char *>&c.integer, sizeof(c.integer)
-        if kind is not int or overflow:
-            f = Freezing(0, False, any_object)
-            step = Step(NULL, <PyObject *>key, 0)
-            frozen = freeze(value, &f, &step, 0)
-            Py_INCREF(frozen)
-            c.box = <PyObject *>frozen
-            c.tag = TAG_FROZEN if f.mutable else TAG_SHARED
-            c.value_len = sizeof(Boxed)
-            c.box_weight = f.weight
-            c.weight += f.weight
-            return 0
+        return False
     c.weight += c.value_len
-    return 0
+    return True
 
 
 cdef inline int require_str_key(object key) except -1:
@@ -535,7 +418,7 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
     cdef Py_ssize_t *which = few
     cdef Py_ssize_t entries = base._count if base is not None else 0
     if n == 1 and base is not None and cells[0].key_bytes != NULL and cells[0].tag != REMOVED:
-        return pack_replace_one(base, &cells[0], created, cap, ttl, birth, max_bytes)
+        return pack_replace_one(base, &cells[0], ttl, max_bytes)
     if entries > MATCH_INLINE:
         which = <Py_ssize_t *>PyMem_Malloc(entries * sizeof(Py_ssize_t))
         if which == NULL:
@@ -549,8 +432,7 @@ cdef Record pack_merge(Record base, Cell *cells, Py_ssize_t n, int64_t created, 
             PyMem_Free(which)
 
 
-cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap, int64_t ttl, uint64_t birth,
-                             Py_ssize_t max_bytes):
+cdef Record pack_replace_one(Record base, Cell *c, int64_t ttl, Py_ssize_t max_bytes):
     """`pack_merge` for the usual request, which sets one short key: what stands around its entry is copied in two runs."""
     cdef const char *start = pack_of(base)
     cdef const char *end = start + base._bytes
@@ -567,8 +449,8 @@ cdef Record pack_replace_one(Record base, Cell *c, int64_t created, int64_t cap,
     if 0 < max_bytes < weight:
         raise errors.SessionTooLarge(weight, max_bytes)
     r = record_new(base._bytes - old_len + cell_bytes(c))
-    r._created, r._cap, r._ttl, r._birth = created, cap, ttl, birth
-    r._weight, r._count = <uint32_t>weight, base._count + (1 if old_len == 0 else 0)
+    r._created, r._cap, r._birth = base._created, base._cap, base._birth
+    r._ttl, r._weight, r._count = ttl, <uint32_t>weight, base._count + (old_len == 0)
     before = old - start
     bytes_copy(pack_of(r), start, before)
     q = cell_place(c, pack_of(r) + before, r)
@@ -656,7 +538,7 @@ cdef Record record_of_items(dict data, int64_t created, int64_t cap, int64_t ttl
 
 
 cdef Record merge_items(Record base, dict values, object removed, int64_t created, int64_t cap, int64_t ttl,
-                        uint64_t birth, Py_ssize_t max_bytes, bint any_object):
+                        uint64_t birth, Py_ssize_t max_bytes, bint any_object, bint adopt=False):
     cdef Py_ssize_t n = 0
     cdef Cell *cells = <Cell *>PyMem_Malloc((len(values) + len(removed) + 1) * sizeof(Cell))
     if cells == NULL:
@@ -666,7 +548,7 @@ cdef Record merge_items(Record base, dict values, object removed, int64_t create
             require_str_key(key)
             cells[n].box = NULL
             n += 1
-            cell_fill(&cells[n - 1], key, value, any_object)
+            cell_fill(&cells[n - 1], key, value, any_object, adopt)
         for key in removed:
             require_str_key(key)
             cells[n].box = NULL
@@ -724,14 +606,31 @@ cdef class Delta:
 
         `record` None creates one: born `now`, ending at `cap` at the latest. Raises NotSerializable, SessionTooLarge.
         """
-        if self._compute is not None:
-            return self.against(record).apply(record, now, cap)
-        cdef Record base = None if self.cleared else record
-        cdef int64_t ttl = self.ttl if self.ttl is not None else record._ttl if record is not None else 0
-        if record is None:
-            return merge_items(None, self.values, (), now, cap, ttl, new_birth(), self._max_bytes, self._any_object)
-        return merge_items(base, self.values, self.removed, record._created, record._cap, ttl, record._birth,
-                           self._max_bytes, self._any_object)
+        return delta_apply(self if self._compute is None else self.against(record), record, now, cap)
 
     def __repr__(self):
         return f"<Delta: {len(self.values)} written, {len(self.removed)} removed{', cleared' if self.cleared else ''}>"
+
+
+cdef frozenset NO_KEYS = frozenset()
+
+
+cdef Delta delta_new(dict values, list removed, bint cleared, object ttl, Py_ssize_t max_bytes, bint any_object):
+    """A Delta of values that nobody else holds."""
+    cdef Delta d = Delta.__new__(Delta)
+    d.values = values
+    d.removed = frozenset(removed) if removed else NO_KEYS
+    d.cleared = cleared
+    d.ttl = ttl
+    d._max_bytes = max_bytes
+    d._any_object = any_object
+    return d
+
+
+cdef Record delta_apply(Delta d, Record record, int64_t now, int64_t cap):
+    """`apply`, with nothing left to compute."""
+    cdef int64_t ttl = d.ttl if d.ttl is not None else record._ttl if record is not None else 0
+    if record is None:
+        return merge_items(None, d.values, (), now, cap, ttl, new_birth(), d._max_bytes, d._any_object)
+    return merge_items(None if d.cleared else record, d.values, d.removed, record._created, record._cap, ttl,
+                       record._birth, d._max_bytes, d._any_object)

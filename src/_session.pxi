@@ -212,16 +212,16 @@ cdef class Session:
 
     @cython.critical_section
     def values(self):
-        return [session_get(self, key, None) for key in session_keys_read(self)]
+        return [value for _, value in session_items(self)]
 
     @cython.critical_section
     def items(self):
-        return [(key, session_get(self, key, None)) for key in session_keys_read(self)]
+        return session_items(self)
 
     @cython.critical_section
     def get_map(self):
         """The session's data as a dict (GoFrame's Data)."""
-        return {key: session_get(self, key, None) for key in session_keys_read(self)}
+        return dict(session_items(self))
 
     def copy(self):
         """The same, as a dict calls it: a dict of its own, with the session's own lists and dicts in it."""
@@ -570,7 +570,11 @@ cdef object started_already():
 # ---- starting ------------------------------------------------------------------------------------------------------
 
 cdef int64_t session_now(Session s) except -1:
-    return map_now(s.policy.map) if s.policy.map != NULL else s.policy.storage.now_ns()
+    if s.policy.map != NULL:
+        return map_now(s.policy.map)
+    if s.policy.wall and s.policy.storage.clock is None:
+        return wall_now()
+    return s.policy.storage.now_ns()
 
 
 cdef inline int64_t session_ttl(Session s) noexcept:
@@ -747,9 +751,24 @@ cdef object session_keys(Session s):
     return keys
 
 
-cdef object session_keys_read(Session s):
+cdef list session_items(Session s):
+    """Every key with its value. Stored entries lie in the order of the keys, so one walk along them finds all."""
+    cdef list items = []
+    cdef const char *last = NULL
+    cdef const char *p
+    cdef Record base            # kept while it is read, as in `session_find`
     session_read(s)
-    return session_keys(s)
+    base = s.base
+    for key in session_keys(s):
+        p = NULL
+        if s.base is base and not s.cleared and change_find(s, key) == NULL:
+            p = record_find_from(base, last, key)
+        if p != NULL:
+            last = p
+            items.append((key, session_lend(s, key, p)))
+        else:
+            items.append((key, session_get(s, key, None)))
+    return items
 
 
 cdef Py_ssize_t session_size(Session s) except -1:

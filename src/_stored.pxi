@@ -4,13 +4,25 @@
 cdef enum:
     FILE_TICK = 1000            # ns; what lies below it in a modification time counts the writes of a record
     FILE_STRIPES = 64
+    TEMPORARY_MAX = 64
+    FILE_KEPT = 4096            # bytes; what is larger is read again rather than kept in memory
 
+cdef const char *HEX = "0123456789abcdef"
 cdef int64_t MINUTE = 60_000_000_000
 
 
 def stamp(int64_t now, int64_t before):
     """A modification time for `now` that differs from the one `before` it and counts as exact."""
+    return stamp_after(now, before)
+
+
+cdef inline int64_t stamp_after(int64_t now, int64_t before) noexcept:
     return now - now % FILE_TICK + before % FILE_TICK % (FILE_TICK - 1) + 1
+
+
+cdef int64_t wall_or(clock) except? -1:
+    """The time by a storage's clock, or without one by the wall."""
+    return wall_now() if clock is None else round(clock() * 1_000_000_000)
 
 
 @cython.final
@@ -26,10 +38,6 @@ cdef class Stored:
 
     TICK = FILE_TICK
 
-    def __cinit__(self, Record record not None, str alias, int64_t idle, int64_t mtime, uint64_t inode, int64_t size):
-        self.record, self.alias, self.idle = record, alias, idle
-        self.mtime, self.inode, self.size = mtime, inode, size
-
     @property
     def last_use(self):
         return self.mtime - self.mtime % FILE_TICK
@@ -40,17 +48,32 @@ cdef class Stored:
         return self.mtime % FILE_TICK != 0
 
     def used_at(self, mtime, /):
-        return Stored(self.record, self.alias, self.idle, mtime, self.inode, self.size)
+        return stored_new(self.record, self.alias, self.idle, mtime, self.inode, self.size)
 
     def needs_longer(self, int64_t ttl, /):
         """Whether somebody who uses it would keep it for longer than it says."""
         return stored_needs_longer(self, ttl)
 
     def alive(self, int64_t now, int64_t ttl):
-        cdef int64_t idle = self.record._ttl or ttl or self.idle
-        if now >= self.record._cap:
-            return False
-        return self.alias is not None or idle == 0 or now - (self.mtime - self.mtime % FILE_TICK) < idle
+        return stored_alive(self, now, ttl)
+
+
+def stored(Record record not None, str alias, int64_t idle, int64_t mtime, uint64_t inode, int64_t size):
+    return stored_new(record, alias, idle, mtime, inode, size)
+
+
+cdef Stored stored_new(Record record, str alias, int64_t idle, int64_t mtime, uint64_t inode, int64_t size):
+    cdef Stored s = Stored.__new__(Stored)
+    s.record, s.alias, s.idle = record, alias, idle
+    s.mtime, s.inode, s.size = mtime, inode, size
+    return s
+
+
+cdef bint stored_alive(Stored s, int64_t now, int64_t ttl) noexcept:
+    cdef int64_t idle = s.record._ttl or ttl or s.idle
+    if now >= s.record._cap:
+        return False
+    return s.alias is not None or idle == 0 or now - (s.mtime - s.mtime % FILE_TICK) < idle
 
 
 @cython.final
@@ -64,6 +87,7 @@ cdef class Place:
     cdef Stored _seen
 
     STRIPES = FILE_STRIPES
+    KEPT = FILE_KEPT
 
     def __cinit__(self, str key not None, int flags=0):
         if not PyUnicode_IS_COMPACT_ASCII(key) or PyUnicode_GET_LENGTH(key) != 64:
@@ -88,23 +112,35 @@ cdef class Place:
         return place_seen(self)
 
     @seen.setter
-    @cython.critical_section
     def seen(self, Stored stored):
-        self._seen = stored
+        place_see(self, stored)
 
-    def glance(self, int root, int64_t now, int64_t ttl):
-        """The record seen before, if one look shows that it is still stored and was used a moment ago; else None.
+    def exchange(self, int root, Record base not None, Delta delta not None, clock, int64_t ttl, bytes prefix not None,
+                 uint64_t number, bint flush):
+        """Commit `delta` onto the record seen before, if one look shows that it is still stored.
 
-        For the usual request, which then has nothing to note. Whatever is wrong, a second look will say.
+        For the usual request, whose caller owns the lock. None: nothing has happened, and a second look will say what
+        is to be done. Raises OSError, and what `delta` raises.
         """
         cdef Stored seen = place_seen(self)
-        cdef int64_t age, idle
-        if seen is None or seen.alias is not None or stored_needs_longer(seen, ttl) or place_look(self, root, seen) != 0:
+        cdef Record merged
+        cdef int64_t now = wall_or(clock), idle, mtime, size
+        cdef char temporary[TEMPORARY_MAX]
+        cdef bytes data
+        if seen is None or seen.alias is not None or self.flags or delta._compute is not None:
             return None
-        age, idle = now - seen.mtime, seen.record._ttl or ttl
-        if -FILE_TICK < age < min(idle // 20, MINUTE) and now < seen.record._cap:
-            return seen.record
-        return None
+        if seen.record._birth != base._birth or not stored_alive(seen, now, ttl) or place_look(self, root, seen) != 0:
+            return None
+        merged = delta_apply(delta, seen.record, now, seen.record._cap)
+        if merged is None:                      # to be deleted
+            return None
+        idle, mtime = max(ttl, seen.idle), stamp_after(now, seen.mtime)
+        data = frame_record(merged, 0, idle, self.seed)
+        size = PyBytes_GET_SIZE(data)
+        temporary_name(temporary, self.name, prefix, number)
+        inode = place_replace(self, root, temporary, data, mtime, flush)
+        place_see(self, stored_new(merged, None, idle, mtime, inode, size) if size <= FILE_KEPT else None)
+        return merged
 
     def confirm(self, int root, /):
         """What was seen before, if it is still there; None: look again. Raises OSError."""
@@ -118,6 +154,26 @@ cdef class Place:
         return seen if outcome == 0 else None
 
 
+def glance(dict places not None, session_id, int root, clock, int64_t ttl):
+    """The record seen before, if one look shows that it is still stored and was used a moment ago; else None.
+
+    For the usual request, which then has nothing to note. Whatever is wrong, a second look will say.
+    """
+    cdef Place place = places.get(session_id)
+    cdef Stored seen
+    cdef int64_t now, age, idle
+    if place is None:
+        return None
+    seen = place_seen(place)
+    if seen is None or seen.alias is not None or stored_needs_longer(seen, ttl) or place_look(place, root, seen) != 0:
+        return None
+    now, idle = wall_or(clock), seen.record._ttl or ttl
+    age = now - seen.mtime
+    if -FILE_TICK < age < min(idle // 20, MINUTE) and now < seen.record._cap:
+        return seen.record
+    return None
+
+
 cdef inline bint stored_needs_longer(Stored stored, int64_t ttl) noexcept:
     return stored.record._ttl == 0 and 0 < stored.idle < ttl
 
@@ -125,6 +181,12 @@ cdef inline bint stored_needs_longer(Stored stored, int64_t ttl) noexcept:
 cdef inline Stored place_seen(Place place):
     with cython.critical_section(place):
         return place._seen
+
+
+cdef inline int place_see(Place place, Stored stored) except -1:
+    with cython.critical_section(place):
+        place._seen = stored
+    return 0
 
 
 cdef int place_look(Place place, int root, Stored seen) noexcept:
@@ -139,9 +201,32 @@ cdef int place_look(Place place, int root, Stored seen) noexcept:
     return 0 if facts.mtime == seen.mtime and facts.inode == seen.inode and facts.size == seen.size else -1
 
 
-def replace_file(int root, str temporary not None, Place place not None, bytes data not None, int64_t mtime, bint flush):
-    """Write a new file and rename it over what is there, all or nothing. Its inode. Raises OSError."""
-    cdef const char *new = PyUnicode_AsUTF8(temporary)
+def replace_file(int root, Place place not None, bytes prefix not None, uint64_t number, bytes data not None,
+                 int64_t mtime, bint flush):
+    """Write a new file and rename it over what is there, all or nothing. Its inode. Raises OSError.
+
+    `prefix` and `number` name the file while it is written, in the same directory, so that nobody else uses that name.
+    """
+    cdef char temporary[TEMPORARY_MAX]
+    temporary_name(temporary, place.name, prefix, number)
+    return place_replace(place, root, temporary, data, mtime, flush)
+
+
+cdef inline int temporary_name(char *to, str name, bytes prefix, uint64_t number) except -1:
+    """The directory of `name`, `/`, the prefix and 16 hex digits."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(prefix)
+    cdef int i
+    if n > TEMPORARY_MAX - 24:
+        raise ValueError("the prefix of a temporary name is too long")
+    memcpy(to, PyUnicode_1BYTE_DATA(name), 4)
+    memcpy(to + 4, PyBytes_AS_STRING(prefix), n)
+    for i in range(16):
+        to[4 + n + i] = HEX[(number >> (60 - 4 * i)) & 15]
+    to[20 + n] = 0
+    return 0
+
+
+cdef uint64_t place_replace(Place place, int root, const char *new, bytes data, int64_t mtime, bint flush) except? 0:
     cdef const char *name = <const char *>PyUnicode_1BYTE_DATA(place.name)
     cdef const char *text = PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
@@ -167,7 +252,7 @@ def read_file(int root, str name not None, int64_t limit):
     if failed:
         raise OSError(failed, os.strerror(failed))
     try:
-        if facts.ours and facts.size <= limit:
+        if file_ours(&facts) and facts.size <= limit:
             size = <Py_ssize_t>facts.size
             data = PyBytes_FromStringAndSize(NULL, size)
             to = PyBytes_AS_STRING(data)
@@ -192,3 +277,12 @@ def own_lock(int fd, /):
     if failed:
         raise OSError(failed, os.strerror(failed))
     return facts.links
+
+
+def disown_lock(int fd, /):
+    """Raises OSError."""
+    cdef int failed
+    with nogil:
+        failed = file_unlock(fd)
+    if failed:
+        raise OSError(failed, os.strerror(failed))

@@ -19,6 +19,7 @@ cdef struct Freezing:
     Py_ssize_t weight
     bint mutable                # a list, dict or set was met: readers need copies
     bint any_object             # MemoryStorage(any_object=True): unknown types are shared by reference
+    bint adopt                  # nobody else has these containers: no copies
 
 
 cdef object path_of(const Step *step):
@@ -102,15 +103,14 @@ cdef bint is_lazy_type(type kind, str module, str name) except -1:
     return loaded is not None and kind is getattr(loaded, name, None)
 
 
-def require_storable(value, str key=None):
-    """Raise NotSerializable if this is no value that comes back unchanged, with the path of keys from `key` on."""
-    cdef Freezing f = Freezing(0, False, False)
-    cdef Step step = Step(NULL, <PyObject *>key, 0)
-    freeze(value, &f, NULL if key is None else &step, 0)
+def require_storable(value, /):
+    """Raise NotSerializable, with the path of keys, if this is no value that comes back unchanged."""
+    cdef Freezing f = Freezing(0, False, False, False)
+    freeze(value, &f, NULL, 0)
 
 
 cdef object freeze_list(list value, Freezing *f, const Step *path, int depth):
-    cdef list frozen = value[:]             # from here on nobody else sees what we walk over
+    cdef list frozen = value if f.adopt else value[:]   # from here on nobody else sees what we walk over
     cdef Step step = Step(path, NULL, 0)
     f.mutable = True
     for step.index in range(len(frozen)):
@@ -120,7 +120,7 @@ cdef object freeze_list(list value, Freezing *f, const Step *path, int depth):
 
 
 cdef object freeze_dict(dict value, Freezing *f, const Step *path, int depth):
-    cdef dict frozen = value.copy()
+    cdef dict frozen = value if f.adopt else value.copy()
     cdef Step step = Step(path, NULL, 0)
     f.mutable = True
     for key, item in frozen.items():
@@ -152,7 +152,7 @@ cdef object freeze_tuple(tuple value, Freezing *f, const Step *path, int depth):
 
 cdef object freeze_set(object value, Freezing *f, const Step *path, int depth):
     cdef Step step = Step(path, NULL, 0)
-    frozen = value if type(value) is frozenset else value.copy()
+    frozen = value if f.adopt or type(value) is frozenset else value.copy()
     for item in frozen:
         step.key = <PyObject *>item
         freeze_member(item, f, &step, depth)

@@ -1,9 +1,11 @@
-"""For all suites: what their own collection holds costs nobody time, and a slow machine is no failure."""
+"""For all suites: collected tests cost nobody time. A slow machine is no failure, a missing piece is."""
 
 import gc
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +13,11 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says something about the machine; hangs are the business of pytest-timeout.
 settings.register_profile("cysession", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cysession")
+
+# Set by ci/test.sh, which has installed all that any test imports: importorskip() has no business there.
+NOTHING_MISSING = "CYSESSION_TEST_NOTHING_MISSING" in os.environ
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_collection_finish() -> None:
@@ -25,3 +32,21 @@ def no_id_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.DEBUG)
     yield
     assert not re.search(r"(?<![\w-])[\w-]{43}(?![\w-])", caplog.text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _judged((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _judged((yield))
+
+
+def _judged(report: Report) -> Report:
+    if NOTHING_MISSING and report.skipped and isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        if "could not import" in reason:
+            report.outcome, report.longrepr = "failed", f"{path}:{line}: {reason}"
+    return report

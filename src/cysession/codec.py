@@ -23,62 +23,52 @@ The checksum finds accidents, not attackers. Decoding can only ever build the ty
 wrong with the bytes, `CorruptRecord` is the one error that leaves `decode` and `unpack`.
 """
 
-import functools
 import struct
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from sys import modules
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 from zlib import crc32
 
 import msgpack  # type: ignore[import-untyped]
 
-from ._core import Record, require_storable
-from .errors import CorruptRecord, NotSerializable, SessionTooLarge
+from ._core import (
+    Header,
+    Record,
+    _use_scalars,
+    framed,
+    head_of,
+    header_of,
+    msgpack_of,
+    msgpack_of_record,
+    record_of,
+    require_storable,
+    unframed,
+)
+from .errors import CorruptRecord, NotSerializable
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo  # not at import: it reads the configuration of the whole interpreter
 
 __all__ = ["MAX_BYTES", "Header", "decode", "encode", "frame", "pack", "peek", "unframe", "unpack"]
 
-MAGIC: Final = b"CySR"
-FORMAT: Final = 1
-MAX_BYTES: Final = 16 * 1024 * 1024  # of one record, checked before anything is decoded
-MAX_DEPTH: Final = 64  # containers inside each other
+MAGIC: Final = Header.MAGIC
+FORMAT: Final = Header.FORMAT
+MAX_BYTES: Final = Header.RECORD_MAX  # of one record, checked before anything is decoded
+HEAD_SIZE: Final = Header.HEAD_SIZE  # what a record is, before its payload is known
+HEADER_SIZE: Final = Header.SIZE
 
-FLAG_OWN_TTL: Final = 1  # `idle` was set on the session itself
-FLAG_ALIAS: Final = 2  # payload = the storage key of another record; used by storages during rotation
-FLAG_SEALED: Final = 4  # payload is encrypted; only the storage that holds the keys can open it
-FLAG_INDEX: Final = 8  # the index of one user's sessions, which is no session
-KNOWN_FLAGS: Final = FLAG_OWN_TTL | FLAG_ALIAS | FLAG_SEALED | FLAG_INDEX
-
-_HEAD = struct.Struct("<4sBBHQqqq")  # what a record is, before its payload is known
-_TAIL = struct.Struct("<II")
-_HEADER = struct.Struct("<5xB2xQqqqII")  # both, as a Header wants them
-HEAD_SIZE: Final = _HEAD.size
-HEADER_SIZE: Final = _HEADER.size
+FLAG_OWN_TTL: Final = Header.OWN_TTL  # `idle` was set on the session itself
+FLAG_ALIAS: Final = (
+    Header.ALIAS
+)  # payload = the storage key of another record; used by storages during rotation
+FLAG_SEALED: Final = Header.SEALED  # payload is encrypted; only the storage that holds the keys can open it
+FLAG_INDEX: Final = Header.INDEX  # the index of one user's sessions, which is no session
 
 
 # ---- records -----------------------------------------------------------------------------------------
-
-
-class Header(NamedTuple):
-    """The fixed part of a record: enough to know whether it still lives, without reading its data."""
-
-    flags: int
-    birth: int
-    created: int
-    cap: int
-    idle: int
-    length: int
-    crc: int
-
-    @property
-    def own_ttl(self) -> int:
-        return self.idle if self.flags & FLAG_OWN_TTL else 0
 
 
 def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", seed: int = 0, flags: int = 0) -> bytes:
@@ -88,10 +78,8 @@ def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", seed: int = 
     bound_to: a name that goes into the checksum; decode() under another name fails.
     seed:     crc32(bound_to), for whoever has computed it before.
     """
-    payload = record.plain_payload()
-    if payload is None:
-        payload = pack_items(record.raw_items())
-    return frame(record, payload, flags=flags, idle=idle, bound_to=bound_to, seed=seed)
+    payload = msgpack_of_record(record)
+    return framed(head_of(record, flags, idle), payload, crc32(bound_to, seed) if bound_to else seed)
 
 
 def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
@@ -100,6 +88,11 @@ def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
     if header.flags & ~FLAG_OWN_TTL:
         raise CorruptRecord("not a plain record")
     return build(header, payload)
+
+
+def payload_of(record: Record) -> bytes:
+    """The payload that `encode` gives a record."""
+    return msgpack_of_record(record)
 
 
 def frame(
@@ -117,30 +110,15 @@ def frame(
     seal: (payload, head) -> encrypted payload; `head` is the part of the header to authenticate with it,
           the first HEAD_SIZE bytes of the result.
     """
-    ttl = record.ttl
-    if ttl:
-        idle = ttl
-        flags |= FLAG_OWN_TTL
-    if seal is not None:
-        flags |= FLAG_SEALED
-    head = _HEAD.pack(MAGIC, FORMAT, flags, 0, record.birth, record.created, record.cap, idle)
+    head = head_of(record, flags | FLAG_SEALED if seal is not None else flags, idle)
     if seal is not None:
         payload = seal(payload, head)
-    if len(payload) > MAX_BYTES - HEADER_SIZE:
-        raise SessionTooLarge(len(payload), MAX_BYTES - HEADER_SIZE)
-    crc = crc32(payload, crc32(head, crc32(bound_to, seed)))
-    return head + _TAIL.pack(len(payload), crc) + payload
+    return framed(head, payload, crc32(bound_to, seed))
 
 
 def peek(data: bytes) -> Header:
     """The header at the start of `data`, which need not be the whole record. Checks no checksum."""
-    if len(data) < HEADER_SIZE:
-        raise CorruptRecord("shorter than a record's header")
-    if data[:4] != MAGIC:
-        raise CorruptRecord("not a cysession record")
-    if data[4] != FORMAT or data[5] & ~KNOWN_FLAGS or data[6] or data[7]:
-        raise CorruptRecord("a record of an unknown format")
-    return Header._make(_HEADER.unpack_from(data))
+    return header_of(data)
 
 
 def is_from_the_future(data: bytes) -> bool:
@@ -150,17 +128,7 @@ def is_from_the_future(data: bytes) -> bool:
 
 def unframe(data: bytes, *, bound_to: bytes = b"", seed: int = 0) -> tuple[Header, bytes]:
     """The header and the payload of a whole, unchanged record."""
-    if len(data) > MAX_BYTES:
-        raise CorruptRecord("larger than any record")
-    header = peek(data)
-    payload = data[HEADER_SIZE:]
-    if header.length != len(payload):
-        raise CorruptRecord("a torn record")
-    if header.crc != crc32(payload, crc32(data[:HEAD_SIZE], crc32(bound_to, seed))):
-        raise CorruptRecord("a damaged record, or one that belongs elsewhere")
-    if header.birth == 0 or header.idle < 0:
-        raise CorruptRecord("a record with an impossible header")
-    return header, payload
+    return unframed(data, crc32(bound_to, seed) if bound_to else seed)
 
 
 def build(header: Header, payload: bytes) -> Record:
@@ -168,8 +136,17 @@ def build(header: Header, payload: bytes) -> Record:
     data = _unpack(payload)
     if type(data) is not dict:
         raise CorruptRecord("the payload is not a map")
+    return _build(header, data)
+
+
+def build_apart(header: Header, payloads: Mapping[str, bytes]) -> Record:
+    """The record of values that were packed one by one."""
+    return _build(header, {key: _unpack(payload) for key, payload in payloads.items()})
+
+
+def _build(header: Header, data: dict[Any, Any]) -> Record:
     try:
-        return Record.build(data, header.created, header.cap, header.own_ttl, header.birth)
+        return record_of(header, data)
     except (NotSerializable, TypeError):  # too deep, a foreign type, a key that is not a str
         pass
     raise CorruptRecord("the payload holds what no session can hold")
@@ -177,7 +154,7 @@ def build(header: Header, payload: bytes) -> Record:
 
 # ---- values to bytes ---------------------------------------------------------------------------------
 
-EXT_CONTAINER: Final = 1  # marker: the array it opens is a tuple, set or frozenset
+EXT_CONTAINER: Final = 1  # marker: the array it opens is a tuple (b"t"), set (b"s") or frozenset (b"f")
 EXT_INT: Final = 2
 EXT_DECIMAL: Final = 3
 EXT_UUID: Final = 4
@@ -185,10 +162,6 @@ EXT_DATETIME: Final = 5
 EXT_DATE: Final = 6
 EXT_TIME: Final = 7
 EXT_TIMEDELTA: Final = 8
-
-_TUPLE = msgpack.ExtType(EXT_CONTAINER, b"t")
-_SET = msgpack.ExtType(EXT_CONTAINER, b"s")
-_FROZENSET = msgpack.ExtType(EXT_CONTAINER, b"f")
 
 _DATETIME = struct.Struct(">HBBBBBIB")  # year month day hour minute second microsecond fold
 _DATE = struct.Struct(">HBB")
@@ -198,66 +171,31 @@ _TIMEDELTA = struct.Struct(">iII")  # days seconds microseconds
 
 def pack(value: object) -> bytes:
     """One value as bytes: for storages that keep a session's keys apart. Raises NotSerializable."""
-    require_storable(value)
-    return _pack(value)
+    return msgpack_of(value)
 
 
-def pack_items(items: Iterable[tuple[str, object]]) -> bytes:
-    """The payload of a record."""
-    data = dict(items)
-    for key, value in data.items():
-        require_storable(
-            value, key
-        )  # records were checked when they were built, except those for memory only
-    return _pack(data)
-
-
-def _pack(value: object) -> bytes:
-    packer, orders = _tools.pair
-    try:
-        return packer(value)
-    finally:
-        if orders:
-            orders.clear()
-
-
-def _to_ext(orders: dict[int, list[object]], value: Any) -> object:
-    """What MessagePack asks for every value that is not natively its own."""
+def _to_ext(value: Any) -> tuple[int, bytes]:
+    """The code and the bytes of a scalar that MessagePack has no type for."""
     kind = type(value)
-    if kind is tuple:
-        return [_TUPLE, *value]
-    if kind is set or kind is frozenset:
-        return [_SET if kind is set else _FROZENSET, *_in_order(value, orders)]
-    if kind is int:
-        return msgpack.ExtType(EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if kind is datetime:
         day = (value.year, value.month, value.day)
         clock = (value.hour, value.minute, value.second, value.microsecond, value.fold)
-        return msgpack.ExtType(EXT_DATETIME, _DATETIME.pack(*day, *clock) + _zone_to_bytes(value.tzinfo))
+        return EXT_DATETIME, _DATETIME.pack(*day, *clock) + _zone_to_bytes(value.tzinfo)
     if kind is date:
-        return msgpack.ExtType(EXT_DATE, _DATE.pack(value.year, value.month, value.day))
+        return EXT_DATE, _DATE.pack(value.year, value.month, value.day)
     if kind is time:
         clock = (value.hour, value.minute, value.second, value.microsecond, value.fold)
-        return msgpack.ExtType(EXT_TIME, _TIME.pack(*clock) + _zone_to_bytes(value.tzinfo))
+        return EXT_TIME, _TIME.pack(*clock) + _zone_to_bytes(value.tzinfo)
     if kind is timedelta:
-        return msgpack.ExtType(EXT_TIMEDELTA, _TIMEDELTA.pack(value.days, value.seconds, value.microseconds))
+        return EXT_TIMEDELTA, _TIMEDELTA.pack(value.days, value.seconds, value.microseconds)
     if kind is Decimal:
-        return msgpack.ExtType(EXT_DECIMAL, str(value).encode("ascii"))
+        return EXT_DECIMAL, str(value).encode("ascii")
     if kind is UUID:
-        return msgpack.ExtType(EXT_UUID, value.bytes)
-    raise NotSerializable("", f"a value of type {kind.__qualname__}")  # unreachable behind require_storable
+        return EXT_UUID, value.bytes
+    return EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
 
 
-def _in_order(members: set[object] | frozenset[object], orders: dict[int, list[object]]) -> list[object]:
-    """Members sorted by their bytes, which come from another packer: one cannot be entered twice.
-
-    A set inside a set is packed to sort it and again to write it; `orders` keeps that from costing 2**depth.
-    """
-    if len(members) < 2:
-        return list(members)
-    if id(members) not in orders:
-        orders[id(members)] = sorted(members, key=_packer(orders))
-    return orders[id(members)]
+_use_scalars(_to_ext)
 
 
 def _zone_to_bytes(zone: Any) -> bytes:
@@ -274,23 +212,6 @@ def _zone_to_bytes(zone: Any) -> bytes:
     if name == timezone(offset).tzname(None):
         return b"+" + packed
     return b"n" + packed + name.encode("utf-8")
-
-
-class _Tools(threading.local):
-    """A packer for each thread: making one costs more than packing a small session."""
-
-    def __init__(self) -> None:
-        orders: dict[int, list[object]] = {}
-        self.pair = (_packer(orders), orders)
-
-
-def _packer(orders: dict[int, list[object]]) -> Callable[[object], bytes]:
-    default = functools.partial(_to_ext, orders)
-    packed: Callable[[object], bytes] = msgpack.Packer(default=default, strict_types=True, buf_size=4096).pack
-    return packed
-
-
-_tools = _Tools()
 
 
 # ---- bytes to values ---------------------------------------------------------------------------------

@@ -190,7 +190,8 @@ class Manager(ManagerCore):
         if self._listening:
             storage.listen(self._hooks.tell)
         storage.ttl = self.ttl
-        self._set_storage(storage, storage.table, storage.any_object)
+        wall = type(storage).now_ns is Storage.now_ns
+        self._set_storage(storage, storage.table, storage.any_object, wall)
 
     # ---- log out everywhere ------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ STORAGE: Final[Mapping[str, tuple[Kind, str]]] = {
     # RedisStorage, RedisHashStorage
     "conflicts": ("counter", "Tries of commits that another commit overtook."),
     "shared_reads": ("counter", "Loads answered by the read of another task."),
+    "near_hits": ("counter", "Loads answered by the near-cache."),
     "touches": ("counter", "Uses written to the server."),
     "touches_waiting": ("gauge", "Uses noted and not yet written."),
 }

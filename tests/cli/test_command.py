@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -30,6 +32,19 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def in_directory(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Where an application can be imported from."""
+    return subprocess.run(
+        [sys.executable, "-m", "cysession", *arguments],
+        env=ENVIRONMENT,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 def answer(*arguments: str) -> Any:
     done = run(*arguments, "--json")
     assert done.returncode == 0, done.stderr
@@ -38,6 +53,8 @@ def answer(*arguments: str) -> Any:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
+    """Of an empty storage."""
+    FileStorage(tmp_path / "sessions").close()
     return f"file://{tmp_path}/sessions"
 
 
@@ -67,7 +84,24 @@ def test_the_version() -> None:
     assert run("--version").stdout == f"cysession {cysession.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("dance",), ("revoke", "memory://"), ("inspect", "--jason")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("dance",),
+        ("revoke", "memory://"),
+        ("inspect", "--jason"),
+        ("inspect", "--limit", "-1"),
+        ("inspect", "--largest", "many"),
+        ("revoke", "--user", ""),
+        ("sweep", "--seconds", "-1"),
+        ("top", "--every", "nan"),
+        ("bench", "--seconds", "0"),
+        ("bench", "--sessions", "0"),
+        ("demo", "--port", "65536"),
+        ("doctor", "--cookie-max-age", "1h"),
+    ],
+)
 def test_wrong_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == cli.USAGE and not done.stdout
@@ -84,6 +118,8 @@ def test_wrong_arguments_exit_with_2(arguments: tuple[str, ...]) -> None:
         ("file:///dev/null/sessions", "/dev/null/sessions"),
         ("memory://?colour=red", "memory:// has no option colour"),
         ("nowhere", "neither a storage URL nor MODULE:NAME"),
+        ("/var/lib/shop", "a directory is file:///var/lib/shop"),
+        ("file:/var/lib/shop", "a directory is file:///var/lib/shop"),
         ("no_such_module:manager", "cannot be imported"),
         ("json:dumps", "name a cysession Manager or Storage"),
     ],
@@ -93,6 +129,33 @@ def test_a_misconfigured_storage_exits_with_4(storage: str, says: str) -> None:
     assert done.returncode == cli.MISCONFIGURED
     assert done.stderr.startswith("cysession: ") and says in done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_application_that_cannot_be_imported_exits_with_4_and_says_where(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("import os\nraise RuntimeError('no settings')\n")
+    done = in_directory(tmp_path, "inspect", "shop:manager")
+    assert done.returncode == cli.MISCONFIGURED and "Traceback" not in done.stderr
+    assert "RuntimeError: no settings" in done.stderr and "shop.py, line 2)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("inspect",), ("top", "--count", "1"), ("sweep",), ("revoke", "--user", "anna")]
+)
+def test_a_directory_that_is_not_there_is_no_empty_storage(command: tuple[str, ...], tmp_path: Path) -> None:
+    """Nor is it made: it would belong to whoever mistyped its name."""
+    done = run(*command, f"file://{tmp_path}/sesions")
+    assert done.returncode == cli.MISCONFIGURED and "no directory" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("top", "--count", "1"), ("revoke", "--user", "anna")])
+@pytest.mark.parametrize("storage", ["memory://", "shop:manager"])
+def test_sessions_in_memory_cannot_be_seen_from_outside(
+    command: tuple[str, ...], storage: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text("from cysession import *\nmanager = Manager(60, MemoryStorage())\n")
+    done = in_directory(tmp_path, *command, storage)
+    assert done.returncode == cli.MISSING and "belong to the process" in done.stderr
 
 
 def test_without_a_storage_it_says_how_to_name_one() -> None:
@@ -110,14 +173,7 @@ def test_what_a_storage_cannot_do_exits_with_5(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "from examples.custom_storage import SqliteStorage\nstorage = SqliteStorage('sessions.db')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "cysession", "inspect", "shop:storage"],
-        env=ENVIRONMENT,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = in_directory(tmp_path, "inspect", "shop:storage")
     assert (done.returncode, done.stderr) == (
         cli.MISSING,
         "cysession: SqliteStorage cannot list its sessions\n",
@@ -277,6 +333,15 @@ def test_doctor_is_content(url: str, tmp_path: Path) -> None:
     assert answer("inspect", url)["sessions"] == 0  # its own session is gone
 
 
+def test_doctor_says_that_it_makes_the_directory(tmp_path: Path) -> None:
+    """The user that makes it owns it, and root that looks at a new machine is not the user of the servers."""
+    url = f"file://{tmp_path}/new"
+    assert levels(answer("doctor", url, "--read-only")) == {"directory": "warn", "cookie": "ok"}
+    assert not list(tmp_path.iterdir())
+    assert levels(answer("doctor", url))["directory"] == "warn"
+    assert "directory" not in levels(answer("doctor", url))
+
+
 def test_doctor_finds_a_directory_of_everybody(tmp_path: Path) -> None:
     """★16: permissions of the session directory."""
     (tmp_path / "open").mkdir(mode=0o777)
@@ -325,14 +390,7 @@ def test_doctor_reads_the_policy_of_the_application(tmp_path: Path) -> None:
     )
     told = {}
     for name in ("lax", "firm"):
-        done = subprocess.run(
-            [sys.executable, "-m", "cysession", "doctor", f"shop:{name}", "--json"],
-            env=ENVIRONMENT,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = in_directory(tmp_path, "doctor", f"shop:{name}", "--json")
         told[name] = levels(json.loads(done.stdout))
     assert (told["lax"]["ttl"], told["lax"]["max_age"], told["lax"]["strict"]) == ("warn",) * 3
     assert (told["firm"]["ttl"], told["firm"]["max_age"]) == ("ok", "ok") and "strict" not in told["firm"]
@@ -375,6 +433,22 @@ def test_bench_is_a_table_with_ratios(tmp_path: Path) -> None:
     assert cases.pop(("dict", "get")) == 1
     assert set(cases) == {(name, case) for name in ("memory", "file") for case in ("read", "write", "new")}
     assert not list(tmp_path.iterdir())
+
+
+def test_bench_takes_other_storages_and_removes_what_it_made(url: str, tmp_path: Path) -> None:
+    told = answer("bench", url, "--sessions", "20", "--seconds", "0.01", "--directory", str(tmp_path))
+    assert {row["case"] for row in told["cases"] if row["storage"] == url} == {"read", "write", "new"}
+    assert told["sessions"] == 20 and told["python"] == platform.python_version()
+    assert answer("inspect", url)["sessions"] == 0
+
+
+def test_bench_says_that_a_storage_cannot_be_reached_before_it_measures() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = run("bench", f"redis://:secret@127.0.0.1:{port}/0", "--seconds", "60")
+    assert done.returncode == cli.UNAVAILABLE and done.stdout == ""
+    assert f"127.0.0.1:{port}" in done.stderr and "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_demo_logs_in_lists_devices_and_ends_the_others() -> None:

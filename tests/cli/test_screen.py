@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cysession import Manager, MemoryStorage, StorageUnavailable, cli
+from cysession import FileStorage, Manager, MemoryStorage, StorageUnavailable, cli
 from cysession.cli import output, top
 from cysession.cli.target import shown
 
@@ -46,7 +46,7 @@ def in_a_terminal(*arguments: str) -> str:
 
 
 def test_top_draws_a_screen(tmp_path: Path) -> None:
-    screen = in_a_terminal("top", f"file://{tmp_path}/sessions", "--every", "0.1", "--count", "3")
+    screen = in_a_terminal("top", f"file://{tmp_path}", "--every", "0.1", "--count", "3")
     assert "\x1b[?1049h" in screen and screen.rstrip().endswith(
         "\x1b[?25h\x1b[?1049l"
     )  # and the old one back
@@ -55,17 +55,18 @@ def test_top_draws_a_screen(tmp_path: Path) -> None:
 
 
 def test_a_bar_is_shown_to_people_only(tmp_path: Path) -> None:
-    url = f"file://{tmp_path}/sessions"
+    url = f"file://{tmp_path}"
     assert "sessions" in in_a_terminal("inspect", url).replace("0 sessions, 0 B", "")
     assert in_a_terminal("inspect", url, "--quiet") == f"{url}: 0 sessions, 0 B\r\n"
 
 
 def test_without_rich_there_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "sessions").mkdir(mode=0o700)
     (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('rich')")
     path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
     for arguments in (("top", "--count", "1"), ("inspect",)):
         done = subprocess.run(
-            [sys.executable, "-m", "cysession", arguments[0], f"file://{tmp_path}/s", *arguments[1:]],
+            [sys.executable, "-m", "cysession", arguments[0], f"file://{tmp_path}/sessions", *arguments[1:]],
             env={**ENVIRONMENT, "PYTHONPATH": path},
             capture_output=True,
             text=True,
@@ -153,13 +154,13 @@ def test_a_storage_is_named_without_its_password(url: str | None, text: str) -> 
 
 
 def test_an_unexpected_answer_of_the_storage_is_no_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fails(self: MemoryStorage) -> object:
+    def fails(self: FileStorage) -> object:
         raise StorageUnavailable
 
-    monkeypatch.setattr(MemoryStorage, "scan", fails)
-    assert cli.main(["inspect", "memory://"]) == cli.UNAVAILABLE
+    monkeypatch.setattr(FileStorage, "scan", fails)
+    assert cli.main(["inspect", f"file://{tmp_path}"]) == cli.UNAVAILABLE
     assert capsys.readouterr().err == "cysession: the session storage is unavailable; try again\n"
 
 

@@ -1,6 +1,6 @@
 """The Redis storages keep the contract on a real server, in one process and in several."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar
 
@@ -27,11 +27,12 @@ def _server() -> Iterator[None]:
 class InRedis(Kit):
     shared_between_processes = True
     kind: ClassVar[type[RedisStorage]] = RedisStorage
+    options: ClassVar[dict[str, int]] = {}
     server: ClassVar[RedisServer]
 
     def make_storage(self) -> Storage:
         self.server.flush()
-        return self.kind(self.server.url, timeout=PATIENCE)
+        return self.kind(self.server.url, timeout=PATIENCE, **self.options)
 
     def raw_dump(self, storage: Storage) -> bytes:
         """Names and contents."""
@@ -87,4 +88,34 @@ class TestRedisHashStorage(InHashes, StorageContract):
 
 
 class TestRedisHashStorageAsync(InHashes, AsyncStorageContract):
+    max_steps = 3
+
+
+# ---- with a near-cache, of which the contract shall notice nothing ------------------------------------
+
+
+class Nearby(InRedis):
+    options: ClassVar[dict[str, int]] = {"near_cache": 100}
+
+    def corrupt_record(self, storage: Storage, session_id: str) -> bool:
+        damaged = super().corrupt_record(storage, session_id)
+        self.run(self._hear())
+        return damaged
+
+    def in_processes(self, *work: Callable[[], object]) -> None:
+        super().in_processes(*work)
+        self.run(self._hear())
+
+    async def _hear(self) -> None:
+        """The loop of a site runs all the time and hears of changes; the kit's rests between two steps. What the
+        server has announced comes before its next answer."""
+        assert isinstance(self.storage, RedisStorage)
+        await self.storage._client.acall(b"", b"PING")
+
+
+class TestNearCacheAsync(Nearby, AsyncStorageContract):
+    max_steps = 3
+
+
+class TestNearCacheOfHashesAsync(Nearby, InHashes, AsyncStorageContract):
     max_steps = 3

@@ -180,7 +180,7 @@ _RECORDS = [Record.build(data, _NOW, _NOW + n, n * 1000, n + 1) for n, data in e
 def _seal(record: Record) -> bytes:
     return codec.frame(
         record,
-        codec.pack_items(record.raw_items()),
+        codec.payload_of(record),
         idle=5,
         bound_to=PLACE.key,
         seal=lambda payload, head: SEALER.seal(payload, head + PLACE.key),

@@ -34,6 +34,8 @@ __all__ = [
     "slot_of",
 ]
 
+# The server to test with; another path tries another one: Valkey's speaks the same.
+PROGRAM = os.environ.get("CYSESSION_REDIS_SERVER", "redis-server")
 # Nodes of a cluster and sentinels wait for the disk at every change of their state: not what is tested here.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 STARTUP = 15.0  # seconds; far more than any start takes, so that only a server that never comes up fails
@@ -113,7 +115,7 @@ class RedisServer:
             config.write_text("\n".join(lines) + "\n")
         log = (self.directory / "log").open("ab")
         self.process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "redis-server", str(config), *["--sentinel"] * self.sentinel],
+            ["setpriv", "--pdeathsig", "KILL", PROGRAM, str(config), *["--sentinel"] * self.sentinel],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

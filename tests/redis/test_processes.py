@@ -61,6 +61,7 @@ LEAVE = """
         except StorageUnavailable:
             print("unavailable", flush=True)
         abandoned = asyncio.create_task(client.acall(b"", b"PING"))
+        abandoned.add_done_callback(lambda task: task.cancelled() or task.exception())  # fails before the end, or not
         await asyncio.wait({pending})
         pending.exception()
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from cysession import codec
 from cysession._core import Record
 from cysession.errors import CorruptRecord, NotSerializable, SessionTooLarge
+from tests.unit.plain_encoder import packed
 
 # ---- what a session can hold -------------------------------------------------------------------------
 
@@ -110,7 +111,6 @@ def test_Z3_a_record_comes_back_exactly(data: dict[str, Any]) -> None:
     assert (back.birth, back.created, back.cap, back.ttl) == (made.birth, made.created, made.cap, made.ttl)
 
 
-PLAIN = (str, int, bytes, float, bool, type(None))
 around = st.sampled_from([0, 5, 7, 8, 15, 16, 31, 32, 63, 64]).flatmap(
     lambda bits: st.integers(-(2**bits) - 1, -(2**bits) + 1) | st.integers(2**bits - 1, 2**bits + 1)
 )
@@ -122,13 +122,17 @@ long_keys = st.builds(lambda c, n: c * n, st.sampled_from("kü"), lengths)
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.dictionaries(st.text(max_size=20) | long_keys, scalars | around | long_ones, max_size=40))
 @example({f"k{n}": n for n in range(70_000)})
-@example({"k": [1]})
-def test_Z8_the_core_and_msgpack_write_plain_data_alike(data: dict[str, Any]) -> None:
-    made = record(data)
-    written = made.plain_payload()
-    plain = all(type(v) in PLAIN and (type(v) is not int or -(2**63) <= v < 2**63) for v in data.values())
-    assert (written is not None) == plain
-    assert not plain or written == msgpack.packb(data) == codec.pack_items(made.raw_items())
+@example({"k": [*range(70_000)], "t": tuple(range(65_535)), "d": {n: n for n in range(65_536)}})
+@example({"k": set(range(15)), "l": frozenset(range(14)), "m": [[0] * 15, [0] * 16, {}, (), set()]})
+@example({"k": (2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 2**2000)})
+def test_Z8_the_core_writes_what_msgpack_writes(data: dict[str, Any]) -> None:
+    assert codec.payload_of(record(data)) == packed(data)
+    assert codec.pack(data) == packed(data)
+
+
+@given(sessions)
+def test_Z8_the_core_writes_containers_as_msgpack_does(data: dict[str, Any]) -> None:
+    assert codec.payload_of(record(data)) == codec.pack(data) == packed(data)
 
 
 @given(

@@ -16,7 +16,7 @@ from cysession import Delta, Manager, Record, codec
 from cysession.errors import SessionGone, SessionTooLarge, StorageMisconfigured, StorageUnavailable
 from cysession.ids import storage_key
 from cysession.storage.file import FileStorage, records
-from cysession.storage.file.records import replace_file
+from cysession.storage.file.records import Files, replace_file
 
 SECOND = 1_000_000_000
 TTL = 100 * SECOND
@@ -427,14 +427,18 @@ def test_await_leaves_the_loop_free_while_the_disk_is_busy(
     storage = FileStorage(tmp_path / "s", durability="data", sweep_every=0)
     main, flushed = threading.get_ident(), []
 
-    def slow_disk(*args: Any) -> int:
-        assert args[-1] is True, "no flush"
-        flushed.append(threading.get_ident())
-        time.sleep(0.2)
-        return replace_file(*args)
+    def slow_disk(write: Any) -> Any:
+        def wait(files: Files, *args: Any) -> Any:
+            assert files._sync_file, "no flush"
+            flushed.append(threading.get_ident())
+            time.sleep(0.2)
+            return write(files, *args)
+
+        return wait
 
     async def life() -> int:
-        monkeypatch.setattr(records, "replace_file", slow_disk)
+        monkeypatch.setattr(Files, "_replace", slow_disk(Files._replace))
+        monkeypatch.setattr(Files, "exchange", slow_disk(Files.exchange))
         ticks = 0
 
         async def tick() -> None:

@@ -306,6 +306,29 @@ def test_any_number_of_changes(manager: Manager, n: int) -> None:
         assert manager.new(session.id).get_map() == expected
 
 
+@pytest.mark.parametrize("n", [5, 9, 40, 140])
+def test_any_number_of_values_on_loan(manager: Manager, n: int) -> None:
+    """They are found again after one of them was taken back, and over a save; short keys and others."""
+    keys = [f"k{i}" if i % 3 else f"ключ {i}" for i in range(n)]
+    session = manager.new(stored(manager, **{key: [i] for i, key in enumerate(keys)}))
+    lent = session.get_map()
+    assert list(lent.items()) == [(key, [i]) for i, key in enumerate(keys)]
+    assert session.modify(keys[n // 2], lambda value: [*value, "more"]) == [n // 2, "more"]
+    for key in (keys[0], keys[-1]):
+        lent[key].append("in place")
+    del session[keys[1]]
+    session["new"] = 1
+    session.save()
+    lent[keys[-1]].append("again")
+    session.save()
+    expected = {key: [i] for i, key in enumerate(keys) if i != 1} | {"new": 1}
+    expected[keys[n // 2]].append("more")
+    expected[keys[0]].append("in place")
+    expected[keys[-1]] += ["in place", "again"]
+    assert list(session.items()) == list(expected.items())
+    assert list(manager.new(session.id).items()) == list(expected.items())
+
+
 def test_equal_keys_that_are_other_objects_are_one_key(manager: Manager) -> None:
     session = manager.new()
     for i in range(20):
@@ -657,6 +680,50 @@ def test_the_managers_ttl_can_be_changed(manager: Manager, clock: FakeClock) -> 
     assert not manager.new(session_id).is_new
     clock.advance(5)
     assert manager.new(session_id).is_new
+
+
+@pytest.mark.parametrize("meanwhile", ["set", "replace", "remove_all", "destroy", "save", "close"])
+def test_a_clock_that_uses_the_session_while_it_commits(meanwhile: str) -> None:
+    """The clock is user code in the middle of a commit: whichever way it changes the session, the end is whole."""
+    storage, busy = MemoryStorage(), [False]
+
+    def clock() -> float:
+        if busy[0]:
+            busy[0] = False
+            uses[meanwhile]()
+        return 1000.0
+
+    manager = Manager(100, storage, clock=clock)
+    session = manager.new(stored(manager, a="1", b="2"))
+    uses: dict[str, Callable[[], object]] = {
+        "set": lambda: session.set("c", "3"),
+        "replace": lambda: session.set("a", ["other"]),
+        "remove_all": session.remove_all,
+        "destroy": session.destroy,
+        "save": session.save,
+        "close": session.close,
+    }
+    session["a"] = "new"
+    busy[0] = True
+    try:
+        session.save()
+    except (SessionClosed, SessionGone):
+        assert meanwhile in ("close", "destroy")
+    assert not busy[0]
+    assert storage.table is not None
+    storage.table._check()
+    expected = {
+        "set": {"a": "new", "b": "2", "c": "3"},
+        "replace": {"a": ["other"], "b": "2"},
+        "remove_all": {},
+        "destroy": {},
+        "save": {"a": "new", "b": "2"},
+        "close": {"a": "new", "b": "2"},
+    }[meanwhile]
+    if meanwhile != "close":
+        session.save()
+        assert session.get_map() == expected
+    assert manager.new(session.id).get_map() == expected
 
 
 def test_another_storage_leaves_old_handles_where_they_are(manager: Manager, clock: FakeClock) -> None:

@@ -485,6 +485,18 @@ def test_ids_lead_on_through_several_rotations(table: SessionTable, clock: Clock
     table._check()
 
 
+def test_an_old_id_leads_on_through_any_number_of_rotations(table: SessionTable) -> None:
+    """However many there were within one grace window: no stack is deep enough for a call each."""
+    table.add("id-0", record(a=1))
+    last = 200_000
+    for n in range(last):
+        table.rename(f"id-{n}", f"id-{n + 1}", 30)
+    assert table.peek("id-0") is table.peek(f"id-{last}") is not None
+    assert table.rename("id-0", "other", 30) is not None  # of the session, wherever it is
+    assert table.peek("id-0") is table.peek("other") is not None
+    assert table.pop("id-0") and table.get("other") is None and len(table) == 0
+
+
 def test_rename_to_an_id_in_use_is_refused(table: SessionTable) -> None:
     a, b = record(a=1), record(b=1)
     table.add("a", a)

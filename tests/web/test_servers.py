@@ -119,7 +119,7 @@ def test_R30_R31_flask_on_forked_workers_of_gunicorn_that_share_the_files(
         eventually(lambda: answers(port), "gunicorn comes up")
         workers, cookie, n = set(), "", 0
         for _ in range(10):
-            # A worker serves one connection at a time. The first of these waits for its request, so another one
+            # A worker serves one connection at a time. The first of these waits for its request, so another
             # serves the second.
             waiting, served = client(port), client(port)
             waiting.connection.connect()

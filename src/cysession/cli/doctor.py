@@ -17,8 +17,9 @@ from cysession.cookies import DEFAULT_NAME, SessionCookie, without_prefix
 from cysession.errors import SessionError, StorageMisconfigured, StorageUnavailable
 from cysession.storage.operate import FAIL, OK, WARN, Finding
 
+from .numbers import positive
 from .output import Output, duration
-from .target import add_target, opened, shown
+from .target import add_target, missing_directory, opened, shown
 
 __all__ = ["add_to", "run"]
 
@@ -38,7 +39,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     cookie.add_argument("--path", default="/")
     cookie.add_argument("--samesite", default="Lax")
     cookie.add_argument("--partitioned", action="store_true")
-    cookie.add_argument("--cookie-max-age", type=int, default=None, metavar="S")
+    cookie.add_argument("--cookie-max-age", type=positive, default=None, metavar="S")
     cookie.add_argument("--insecure", action="store_true", help="plain http, for development")
     cookie.add_argument(
         "--header", default=None, metavar="NAME", help="the id travels in this header instead"
@@ -81,15 +82,29 @@ def _verdict(findings: list[Finding]) -> str:
 
 
 def _examine(args: argparse.Namespace) -> Iterator[Finding]:
+    missing = missing_directory(args.storage or "")
+    if missing is not None:
+        yield _not_there(missing, args.read_only)
+    if missing is None or not args.read_only:
+        yield from _storage(args)
+    yield from _cookie(args)
+
+
+def _not_there(directory: str, read_only: bool) -> Finding:
+    state = f"{directory} is not there" + ("" if read_only else ", and is made now")
+    advice = "the user that makes it owns it: run the doctor as the one that the servers run as"
+    return Finding(WARN, "directory", state, advice)
+
+
+def _storage(args: argparse.Namespace) -> Iterator[Finding]:
     try:
-        with opened(args.storage) as manager:
+        with opened(args.storage, new=True) as manager:
             yield from manager.storage.examine()
             if not args.read_only:
                 yield from _round_trip(manager)
             yield from _policy(manager, "://" not in args.storage)
     except (StorageUnavailable, StorageMisconfigured) as error:
         yield Finding(FAIL, "storage", str(error))
-    yield from _cookie(args)
 
 
 # ---- a session of our own -----------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         found = _redis(args.source, form.prefix if args.prefix is None else args.prefix, form.read)
     bind = args.bind or ("_auth_user_id" if args.library == "django" else None)
     counts = Counter[str]()
-    with opened(args.storage) as manager:
+    with opened(args.storage, new=True) as manager:
         for one in output.track(found, "sessions"):
             counts[_move(manager, one, bind, args.dry_run)] += 1
     outcomes = {outcome: counts[outcome] for outcome in OUTCOMES}

@@ -7,6 +7,7 @@ a backup. It is harmless beside running servers: one process of a host sweeps at
 import argparse
 import time
 
+from .numbers import seconds
 from .output import Output, count, duration
 from .target import add_target, opened, shown
 
@@ -16,7 +17,7 @@ __all__ = ["add_to", "run"]
 def add_to(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="stop after about this long (default: when done)"
+        "--seconds", type=seconds, metavar="S", help="stop after about this long (default: when done)"
     )
 
 

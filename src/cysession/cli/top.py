@@ -18,6 +18,7 @@ from cysession.errors import NotSupported, SessionError, StorageUnavailable
 from cysession.session import Delta
 from cysession.storage import Storage
 
+from .numbers import natural, seconds
 from .output import Output, ago, count, duration, size
 from .target import add_target, opened, shown
 
@@ -36,10 +37,10 @@ STEPS: Final = ("create", "load", "commit", "destroy")
 def add_to(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     parser.add_argument(
-        "--every", type=float, default=2.0, metavar="S", help="seconds between two looks (default 2)"
+        "--every", type=seconds, default=2.0, metavar="S", help="seconds between two looks (default 2)"
     )
     parser.add_argument(
-        "--count", type=int, default=0, metavar="N", help="stop after N looks (default: never)"
+        "--count", type=natural(), default=0, metavar="N", help="stop after N looks (default: never)"
     )
     parser.add_argument("--plain", action="store_true", help="lines, even where a screen could be drawn")
     parser.add_argument("--no-probe", action="store_true", help="no session of our own, so no latencies")

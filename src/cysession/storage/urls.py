@@ -17,8 +17,8 @@ def open_storage(url: str) -> Storage:
     memory://                     MemoryStorage; ?max_sessions=100000
     file:///var/lib/app/sessions  FileStorage in that directory, file:// in its default one; ?durability=full
     redis://host:6379/0           RedisStorage; also rediss:// (TLS), unix:///run/redis.sock, redis+sentinel://
-                                  and redis+cluster://. ?storage=hash is RedisHashStorage; prefix, realm, cache
-                                  and timeout are theirs, all other options redis-py's
+                                  and redis+cluster://. ?storage=hash is RedisHashStorage; prefix, realm, cache,
+                                  timeout, near_cache and max_stale are theirs, all other options redis-py's
     """
     parts = urlsplit(url)
     if parts.scheme in _REDIS:
@@ -83,5 +83,7 @@ _REDIS_OPTIONS: dict[str, Callable[[str], Any]] = {
     "realm": str,
     "cache": int,
     "timeout": float,
+    "near_cache": int,
+    "max_stale": float,
 }
 _OPENERS: dict[str, Callable[[str, str, dict[str, str]], Storage]] = {"memory": _memory, "file": _file}

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 
-from cysession._core import Place, own_lock
+from cysession._core import Place, disown_lock, own_lock
 from cysession.errors import StorageUnavailable
 
 from .directory import CONTROL, Directory
@@ -59,7 +59,7 @@ class Locks:
         fd = self._files[stripe]
         try:
             if fd >= 0:  # closed meanwhile: released with it
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                disown_lock(fd)
         except OSError:
             self._close(stripe)  # which releases it too
         finally:

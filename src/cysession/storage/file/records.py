@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 
 from cysession import codec
-from cysession._core import Place, Record, Stored, read_file, replace_file
+from cysession._core import Delta, Place, Record, Stored, read_file, replace_file, stored
 from cysession.errors import CorruptRecord
 
 from .directory import Directory
@@ -75,7 +75,7 @@ class Files:
 
     def forget(self) -> None:
         """In a forked child: names of temporary files must not be the parent's."""
-        self._prefix = f"/{TEMPORARY}{os.urandom(8).hex()}-"
+        self._prefix = f"{TEMPORARY}{os.urandom(8).hex()}-".encode()
 
     # ---- reading --------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Files:
             record = Record.build({}, header.created, header.cap, 0, header.birth)
         else:
             record = codec.build(header, payload)
-        return Stored(record, alias, header.idle, mtime, inode, len(data))
+        return stored(record, alias, header.idle, mtime, inode, len(data))
 
     # ---- writing: the caller holds the lock of the place's stripe -----------------------------------------
 
@@ -135,9 +135,18 @@ class Files:
         if self._sealer is None:
             data = codec.encode(record, idle=idle, seed=place.seed, flags=place.flags)
         else:
-            data = self._sealed(place, record, codec.pack_items(record.raw_items()), place.flags, idle)
+            data = self._sealed(place, record, codec.payload_of(record), place.flags, idle)
         inode = self._replace(place, data, mtime)
-        return Stored(record, None, idle, mtime, inode, len(data))
+        return stored(record, None, idle, mtime, inode, len(data))
+
+    def exchange(
+        self, place: Place, base: Record, delta: Delta, clock: Callable[[], float] | None, ttl: int
+    ) -> Record | None:
+        """look, apply and write in one go, for what was seen before and is still there. None: step by step, please."""
+        if self._sealer is not None or self._sync_dir:
+            return None
+        fd, number = self._directory.fd, next(self._count)
+        return place.exchange(fd, base, delta, clock, ttl, self._prefix, number, self._sync_file)
 
     def write_alias(self, place: Place, target: Place, record: Record, mtime: int) -> None:
         """Put a sign there that leads to the target until the record given ends."""
@@ -180,9 +189,9 @@ class Files:
         leaf = place.leaf
         if leaf not in self._directory.checked:
             self._directory.make(leaf)
-        temporary = f"{leaf}{self._prefix}{next(self._count)}"
         try:
-            inode = replace_file(self._directory.fd, temporary, place, data, mtime, self._sync_file)
+            fd, number = self._directory.fd, next(self._count)
+            inode = replace_file(fd, place, self._prefix, number, data, mtime, self._sync_file)
         except FileNotFoundError:
             self._directory.checked.discard(leaf)  # somebody removed it; and what else with it?
             raise

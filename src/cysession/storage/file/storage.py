@@ -11,14 +11,13 @@ import contextlib
 import itertools
 import os
 import random
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from cysession import codec, ids
-from cysession._core import Delta, Place, Record, Stored, stamp
+from cysession._core import Delta, Place, Record, Stored, glance, stamp
 from cysession.errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from cysession.storage import users
 from cysession.storage.base import HOPS, SECOND, Storage
@@ -35,7 +34,6 @@ __all__ = ["FileStorage"]
 
 T = TypeVar("T")
 _births = itertools.count(random.randrange(1000))  # tells a file from one that was there before it
-CACHED_BYTES = 4096  # of one record: what is larger is read again rather than kept
 
 
 class _MayWait(Exception):
@@ -130,13 +128,9 @@ class FileStorage(Storage):
     def load_record(self, session_id: str, ttl: int) -> Record | None:
         """The live record, or None. The file's time notes its use, at most every min(60 s, ttl / 20)."""
         # The common case in one piece: a record decoded before, unchanged since, and used a moment ago.
-        place = self._places.get(session_id)
-        if place is not None:
-            clock = self.clock
-            now = time.time_ns() if clock is None else round(clock() * SECOND)
-            record = place.glance(self._directory.fd, now, ttl)
-            if record is not None:
-                return record
+        record = glance(self._places, session_id, self._directory.fd, self.clock, ttl)
+        if record is not None:
+            return record
         return self._run(self._load, session_id, ttl)
 
     def _load(self, session_id: str, ttl: int, may_wait: bool = True) -> Record | None:
@@ -264,10 +258,15 @@ class FileStorage(Storage):
         self, session_id: str, base: Record, delta: Delta, ttl: int, may_wait: bool = True
     ) -> Record | None:
         place = self._places.get(session_id) or self._place(session_id)
-        self._note_writer(ttl)
+        if ttl > self._longest_ttl or not self._sweeping:
+            self._note_writer(ttl)
         for hop in range(HOPS):
-            self._own(place, may_wait)
+            if not self._locks.acquire(place.stripe, wait=may_wait):
+                raise _MayWait
             try:
+                usual = self._files.exchange(place, base, delta, self.clock, ttl)
+                if usual is not None:
+                    return usual
                 stored = self._files.look(place)
                 now = self.now_ns()
                 if stored is None or stored.record.birth != base.birth or not _alive(place, stored, now, ttl):
@@ -367,11 +366,9 @@ class FileStorage(Storage):
     # ---- the same for event loops: what may wait, for the disk or for another writer, goes to a thread -------
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
-        place = self._places.get(session_id)
-        if place is not None:
-            record = place.glance(self._directory.fd, self.now_ns(), ttl)
-            if record is not None:
-                return record
+        record = glance(self._places, session_id, self._directory.fd, self.clock, ttl)
+        if record is not None:
+            return record
         with contextlib.suppress(_MayWait):
             return self._run(self._load, session_id, ttl, False)
         return await asyncio.to_thread(self.load_record, session_id, ttl)
@@ -475,7 +472,7 @@ class FileStorage(Storage):
         return Place(ids.storage_key(session_id, self._realm), flags)
 
     def _remember(self, session_id: str, place: Place, stored: Stored) -> None:
-        if not self._cache_limit or stored.size > CACHED_BYTES or not stored.exact:
+        if not self._cache_limit or stored.size > Place.KEPT or not stored.exact:
             return
         place.seen = stored
         self._places[session_id] = place

@@ -35,6 +35,7 @@ REST = 0.05  # seconds between two slices
 NO_SESSION = codec.FLAG_ALIAS | codec.FLAG_INDEX
 Verdict = Literal["expired", "signs", "torn", "orphans"]
 
+_chance = random.SystemRandom()  # not the module's own generator, which a program may have seeded for itself
 _is_digit = re.compile(r"[0-9a-f]").fullmatch
 _is_record = re.compile(r"[0-9a-f]{62}").fullmatch
 
@@ -118,7 +119,7 @@ class Sweeper:
             with self._busy:
                 self._end()
             done = True
-        return self._every * random.uniform(0.9, 1.1) if done else REST
+        return self._every * _chance.uniform(0.9, 1.1) if done else REST
 
     def _slice(self, budget: float, *, eager: bool) -> bool:
         """Whether the round has come to its end, or is somebody else's."""

@@ -24,6 +24,7 @@ import hiredis
 from cysession.errors import SessionError, StorageUnavailable
 
 from .link import NOT_YET, Lost
+from .near import Bounds
 from .node import Node
 from .source import Address, open_source
 from .wire import Argument, ErrorReply, Reply, Script, explain, pack, pack_many, strict
@@ -50,16 +51,20 @@ class Client:
         redis-py, sync or asyncio, whose settings are taken over (its connections are not).
     timeout: seconds that a call may take in all: connecting, waiting, a retry.
     links: connections to one node that the sync side opens at most; more threads share them.
+    near: what the async side keeps of what `acall_near` has read (near.py); None: nothing.
 
     Nothing is connected before the first call. Raises StorageMisconfigured for a source that cannot be read.
     """
 
-    def __init__(self, source: Any, *, timeout: float = 0.25, links: int = 4) -> None:
+    def __init__(
+        self, source: Any, *, timeout: float = 0.25, links: int = 4, near: Bounds | None = None
+    ) -> None:
         if timeout <= 0 or links < 1:
             raise ValueError("timeout is positive, links at least 1")
         self._source = open_source(source)
         self._timeout = timeout
         self._links = links
+        self._near = near
         self._lock = threading.RLock()  # a finalizer may come in between
         self._nodes: dict[Address, Node] = {}
         self._only: Node | None = None
@@ -67,7 +72,7 @@ class Client:
         self._slots_doubtful = False
         self._slots_read = 0.0  # monotonic
         if self._source.kind == "sentinel":
-            self._only = Node(self._source, None, timeout, links)
+            self._only = Node(self._source, None, timeout, links, near)
         elif self._source.kind == "single":
             self._only = self._node_at(self._source.addresses[0])
 
@@ -208,6 +213,34 @@ class Client:
             except (Lost, SessionError) as error:
                 outcome = error
 
+    # --- the near-cache: what was read lately, awaited and without a round trip ---------------------------------
+
+    def nearby(self, key: bytes) -> Reply | None:
+        """What the near-cache of the running loop holds of a key; None: nothing that may be relied on."""
+        node = self._only or (self._slots[_slot(key)] if self._slots else None)
+        mux = None if node is None else node.reader()
+        return None if mux is None or mux.near is None else mux.near.get(key)
+
+    async def acall_near(self, key: bytes, packed: bytes) -> list[Reply]:
+        """Read a key for the near-cache. `packed`: a command that reads it whole, and its PTTL; their replies."""
+        node = self._only or (self._slots[_slot(key)] if self._slots else None)
+        outcome: Outcome | None = None
+        deadline = 0.0
+        mux = None if node is None else node.reader()
+        if mux is not None and mux.near is not None:
+            deadline = time.monotonic() + self._timeout
+            try:
+                outcome = await mux.read(mux.near, key, packed)
+            except Lost as crowded:
+                outcome = crowded
+        return strict(await self._afollow(key, packed, 2, True, deadline, node, outcome))
+
+    def outdate(self, key: bytes) -> None:
+        """This process has changed a key, or tried to: no near-cache of it relies on an earlier reading."""
+        for node in self.nodes:
+            for near in node.nears():
+                near.outdate(key)
+
     # --- what is tried again, and where -------------------------------------------------------------------------
 
     def _plan(
@@ -319,7 +352,9 @@ class Client:
         with self._lock:
             node = self._nodes.get(address)
             if node is None:
-                node = self._nodes[address] = Node(self._source, address, self._timeout, self._links)
+                node = self._nodes[address] = Node(
+                    self._source, address, self._timeout, self._links, self._near
+                )
             return node
 
     def _find(self, slot_key: bytes, deadline: float) -> Generator[Step, Any, Node]:

@@ -15,7 +15,7 @@ is a part of one taken for the whole.
 """
 
 import struct
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from cysession import codec
@@ -129,23 +129,24 @@ class Hashes:
         return Stored(end, target.name, 0, end.created, tokens, head, Patch(True, [], []), len(head), {})
 
     def create(self, place: Place, new: Stored, ttl_ms: int) -> Request:
-        return script(scripts.HASH_CREATE, place.key, b"%d" % ttl_ms, new.head, *_patch(new).fields)
+        fields = _patch(new).fields
+        return script(scripts.HASH_CREATE, place.key, b"%d" % ttl_ms, new.head, *fields, changes=True)
 
     def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
         if new is None:
-            return script(scripts.HASH_SWAP, place.key, version, b"0", b"", b"", b"0")
+            return script(scripts.HASH_SWAP, place.key, version, b"0", b"", b"", b"0", changes=True)
         patch = _patch(new)
         whole = b"1" if patch.whole else b""
         count = b"%d" % len(patch.gone)
         args = (version, b"%d" % ttl_ms, new.head, whole, count, *patch.gone, *patch.fields)
-        return script(scripts.HASH_SWAP, place.key, *args)
+        return script(scripts.HASH_SWAP, place.key, *args, changes=True)
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
         more = () if used is None else (USED.pack(used),)
         return script(scripts.HASH_TOUCH, place.key, kind_of(stored.head[KIND]), b"%d" % ttl_ms, *more)
 
     def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
-        return script(scripts.HASH_REMOVE, place.key, birth_of(birth), b"1" if alias else b"")
+        return script(scripts.HASH_REMOVE, place.key, birth_of(birth), b"1" if alias else b"", changes=True)
 
     def glance(self, place: Place) -> Request:
         return command(place.key, b"HGET", place.key, b"")
@@ -213,13 +214,12 @@ def _sum(checks: dict[bytes, Check]) -> bytes:
 
 def _record(header: codec.Header, fields: dict[bytes, bytes]) -> Record:
     try:
-        data: dict[str, Any] = {
-            field[1:].decode("utf-8"): codec.unpack(value[FRONT:]) for field, value in fields.items()
-        }
-        return Record.build(data, header.created, header.cap, header.own_ttl, header.birth)
-    except (UnicodeDecodeError, NotSerializable, TypeError):
+        return codec.build_apart(
+            header, {field[1:].decode("utf-8"): value[FRONT:] for field, value in fields.items()}
+        )
+    except UnicodeDecodeError:
         pass
-    raise CorruptRecord("a field holds what no session can hold")
+    raise CorruptRecord("a field whose name no session can hold")
 
 
 def _patch(new: Stored) -> Patch:

@@ -21,6 +21,7 @@ from typing import Any
 import hiredis
 
 from .link import NOT_YET, READ, Lost, make_reader
+from .near import Bounds, Near
 from .source import Settings
 from .wire import Reply
 
@@ -56,6 +57,27 @@ class Gather:
             self._future.set_result(self._replies)
 
 
+class Reading(Gather):
+    """Stands for a read of the near-cache: a value, and how long it has to live."""
+
+    __slots__ = ("_begun", "_key", "_near")
+
+    def __init__(self, future: "asyncio.Future[Any]", near: Near, key: bytes) -> None:
+        super().__init__(future, 2)
+        self._near = near
+        self._key = key
+        self._begun = near.begin()
+
+    def set_result(self, reply: Reply) -> None:
+        """Kept where it stands in the stream, whatever has become of the caller."""
+        super().set_result(reply)
+        if self._left:
+            self._near.value_came(self._key)
+        elif not any(isinstance(known, Lost) for known in self._replies):
+            value, left = self._replies
+            self._near.keep(self._key, value, left, self._begun)
+
+
 class Mux(asyncio.BufferedProtocol):
     """Args:
     timeout: seconds from a command to its reply.
@@ -68,6 +90,7 @@ class Mux(asyncio.BufferedProtocol):
     ) -> None:
         self.loop = loop
         self.open = False  # may commands be sent?
+        self.near: Near | None = None
         self._timeout = timeout
         self._trouble = trouble
         self._transport: Any = None
@@ -120,6 +143,27 @@ class Mux(asyncio.BufferedProtocol):
             self._soon(self._flush)
         return future
 
+    def track(self, bounds: Bounds) -> None:
+        """From now on there is a near-cache; the server has been asked to track what is read."""
+        self.near = Near(self.loop, bounds, self.send)
+
+    def read(self, near: Near, key: bytes, data: bytes) -> "asyncio.Future[Any]":
+        """send_many of two commands, a value's and its PTTL's, for the near-cache of this connection."""
+        if self._paused or len(self._waiting) >= MAX_WAITING:
+            self._check_room()
+        future = self._make_future()
+        reading = Reading(future, near, key)
+        self._waiting += (reading, reading)
+        out = self._out
+        out.append(data)
+        if not self._will_flush:
+            self._will_flush = True
+            self._soon(self._flush)
+        elif len(out) >= self._enough:
+            self._enough *= 2
+            self._write()
+        return future
+
     def _check_room(self) -> None:
         """Raises Lost if so much waits that more would only wait in vain."""
         if len(self._waiting) >= MAX_WAITING or sum(map(len, self._out)) >= MAX_BYTES:
@@ -163,14 +207,18 @@ class Mux(asyncio.BufferedProtocol):
         waiting = self._waiting
         gets = self._gets
         before = len(waiting)
+        near = self.near
         caller = None
         try:
             self._feed(self._buffer, 0, nbytes)
             reply = gets()
             while reply is not NOT_YET:
-                caller = waiting.popleft()
-                if not caller.done():
-                    caller.set_result(reply)
+                if near is not None and type(reply) is hiredis.PushNotification:
+                    near.pushed(reply)
+                else:
+                    caller = waiting.popleft()
+                    if not caller.done():
+                        caller.set_result(reply)
                 reply = gets()
         except (hiredis.HiredisError, MemoryError, ValueError, IndexError):
             # No reply at all, or one that nobody asked for: whose would the next one be?
@@ -264,6 +312,8 @@ class Mux(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.near is not None:
+            self.near.close()
         waiting = [*self._waiting]
         self._waiting.clear()
         self._out.clear()

@@ -19,6 +19,7 @@ from cysession.errors import SessionError, StorageUnavailable
 from .breaker import Breaker
 from .link import Link, Lost, Resolved, describe, look_up, numeric
 from .multiplex import Mux
+from .near import Bounds, Near
 from .pool import Pool
 from .source import Address, Handshake, Settings, Source, acredentials_of, credentials_of
 from .wire import Reply, pack, pack_many
@@ -50,13 +51,22 @@ class Node:
     address: of the server; None: ask the sentinels.
     timeout: seconds, for one exchange with connecting and all.
     links: connections of the sync side at most.
+    near: of the near-cache that each connection of the async side has; None: there is none.
     """
 
-    def __init__(self, source: Source, address: Address | None, timeout: float, links: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        address: Address | None,
+        timeout: float,
+        links: int,
+        near: Bounds | None = None,
+    ) -> None:
         self.address = address
         self._source = source
         self._sentinels = list(source.addresses) if address is None else []
         self._timeout = timeout
+        self._near = near
         self.pool = Pool(self._connect, links, timeout)
         self.fast: tuple[Any, Any] = (None, None)  # the loop that was served last, its mux
         self._sides: dict[asyncio.AbstractEventLoop, Side] = {}
@@ -238,8 +248,12 @@ class Node:
                 address = address or await self._aask_sentinels(loop, deadline)
                 settings = self._source.settings
                 credentials = await acredentials_of(settings)
-                handshake = Handshake(settings, credentials, master=self.address is None)
-                return await self._aopen(loop, address, settings, handshake, trouble)
+                tracking = self._near is not None
+                handshake = Handshake(settings, credentials, master=self.address is None, tracking=tracking)
+                mux = await self._aopen(loop, address, settings, handshake, trouble)
+                if self._near is not None:
+                    mux.track(self._near)
+                return mux
         except (OSError, Lost) as error:
             raise describe(address or self._sentinels[0], error) from None
 
@@ -294,6 +308,20 @@ class Node:
             if found := self._believe(sentinel, reply):
                 return found
         raise self._no_master()
+
+    # --- the near-cache -----------------------------------------------------------------------------------------
+
+    def reader(self) -> Mux | None:
+        """The running loop's connection, if there is one and nothing is wrong with it."""
+        side = self._sides.get(asyncio.get_running_loop())
+        if side is None or (mux := side.mux) is None or not mux.open or self.breaker.failures:
+            return None
+        return mux
+
+    def nears(self) -> list[Near]:
+        """Those of all loops."""
+        muxes = [side.mux for side in list(self._sides.values())]
+        return [mux.near for mux in muxes if mux is not None and mux.near is not None]
 
     # --- the end ------------------------------------------------------------------------------------------------
 

@@ -59,12 +59,16 @@ FOREIGN: Final = object()
 
 
 class Request(NamedTuple):
-    """What the client is asked: a packed command, which may be a script by its digest. It names one key."""
+    """What the client is asked: a packed command, which may be a script by its digest. It names one key.
+
+    changes: it may change what a load of that key reads; a new time to live is no change.
+    """
 
     key: bytes
     packed: bytes
     script: Script | None = None
     args: tuple[bytes, ...] = ()
+    changes: bool = False
 
     def whole(self) -> bytes:
         """The same for a server that does not know the script."""
@@ -77,8 +81,8 @@ def command(key: bytes, *parts: bytes) -> Request:
     return Request(key, pack(*parts))
 
 
-def script(of: Script, key: bytes, *args: bytes) -> Request:
-    return Request(key, of.by_digest((key,), args), of, args)
+def script(of: Script, key: bytes, *args: bytes, changes: bool = False) -> Request:
+    return Request(key, of.by_digest((key,), args), of, args, changes)
 
 
 # ---- versions ------------------------------------------------------------------------------------------
@@ -158,7 +162,7 @@ class Stored:
 class Place:
     """Where a session is kept, and what this process last saw there."""
 
-    __slots__ = ("key", "load", "name", "noted", "seed", "stored")
+    __slots__ = ("ends", "key", "load", "name", "noted", "seed", "stored")
 
     def __init__(self, prefix: bytes, name: str, load: Template) -> None:
         self.name = name  # 64 hex digits
@@ -167,6 +171,9 @@ class Place:
         self.load = load(self.key)
         self.stored: Stored | None = None
         self.noted = 0  # when its use was last noted
+        self.ends = (
+            0  # when the server was last seen to end it, if it was; what is known of the uses of others
+        )
 
 
 class Change(NamedTuple):
@@ -280,13 +287,14 @@ class Blobs:
         return Stored(end, target.name, 0, end.created, tokens, raw, raw, len(raw))
 
     def create(self, place: Place, new: Stored, ttl_ms: int) -> Request:
-        return command(place.key, b"SET", place.key, new.head, b"NX", b"PX", b"%d" % ttl_ms)
+        packed = pack(b"SET", place.key, new.head, b"NX", b"PX", b"%d" % ttl_ms)
+        return Request(place.key, packed, changes=True)
 
     def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
         raw = b"" if new is None else new.head
         life = b"%d" % ttl_ms
         packed = _SWAP % (len(place.key), place.key, version, len(raw), raw, len(life), life)
-        return Request(place.key, packed, scripts.SWAP, (version, raw, life))
+        return Request(place.key, packed, scripts.SWAP, (version, raw, life), changes=True)
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
         kind = kind_of(stored.head[KIND])
@@ -294,7 +302,7 @@ class Blobs:
         return script(scripts.TOUCH, place.key, kind, b"%d" % ttl_ms, *more)
 
     def remove(self, place: Place, birth: int | None, *, alias: bool) -> Request:
-        return script(scripts.REMOVE, place.key, birth_of(birth), b"1" if alias else b"")
+        return script(scripts.REMOVE, place.key, birth_of(birth), b"1" if alias else b"", changes=True)
 
     def glance(self, place: Place) -> Request:
         return command(place.key, b"GETRANGE", place.key, b"0", b"%d" % (HEAD - 1))

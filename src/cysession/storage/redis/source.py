@@ -68,16 +68,21 @@ class Handshake:
         credentials: Sequence[str] | None,
         *,
         master: bool = False,
+        tracking: bool = False,
     ) -> None:
-        """master: the server must be one."""
+        """master: the server must be one. tracking: it shall push changes of what is read, for a near-cache."""
         self.commands: list[Sequence[Argument]] = []
         secret = [c.encode() for c in credentials or ()]
         if secret:
             self.commands.append((b"AUTH", *secret))
+        if tracking:
+            self.commands.append((b"HELLO", 3))
         if settings.name:
             self.commands.append((b"CLIENT", b"SETNAME", settings.name))
         if settings.db:
             self.commands.append((b"SELECT", settings.db))
+        if tracking:
+            self.commands.append((b"CLIENT", b"TRACKING", b"ON"))
         self._role = len(self.commands) if master else None
         # A server that cannot serve yet says so here already, and one that is full before it takes a command.
         self.commands.append((b"ROLE",) if master else (b"PING",))
@@ -88,6 +93,11 @@ class Handshake:
             if isinstance(reply, ErrorReply):
                 if reply.code == "NOPERM" and self.commands[number][0] == b"PING":
                     continue  # who may only what sessions need
+                if self.commands[number][:2] == (b"CLIENT", b"TRACKING"):
+                    raise StorageMisconfigured(
+                        "the near-cache needs CLIENT TRACKING, which this Redis refuses; "
+                        "allow the user +client|tracking or leave near_cache out"
+                    ) from None
                 raise explain(reply) from None
         if self._role is not None:
             role = replies[self._role]
