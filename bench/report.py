@@ -224,7 +224,7 @@ def by_share(of_groups: dict[str, float]) -> list[tuple[str, float]]:
 def plain(name: str) -> str:
     """The peer that a row is about: without its parameters and what it was used for."""
     name = re.sub(r"\[.*\]", "", name).partition(",")[0]
-    name = re.sub(r" (of dicts|awaited|blocking)$", "", name)
+    name = re.sub(r" of dicts$|^(dict)\.get$", r"\1", name)
     return re.sub(r"^(cachebox|cachetools) \w+$", r"\1", name).strip()
 
 
