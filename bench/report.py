@@ -160,7 +160,8 @@ def table(group: list[Row]) -> str:
     ratios = has_costs(shown) and len(shown) > 1
     bars = any("bar" in row.extra for row in shown)
     head = [""]
-    head += [f"ratio to {once.name}"] * ratios + ["bar"] * bars
+    head += [f"ratio to {once.name}"] * ratios
+    head += [f"bar, {once.extra['compare']}" if "compare" in once.extra else "bar"] * bars
     if timed:
         head += ["added, minimum", "added, median"] if once.added else ["minimum", "median"]
     lines = [cells(head + facts), cells(["---"] + ["---:"] * (len(head) - 1 + len(facts)))]
