@@ -7,7 +7,7 @@ from typing import Any
 
 from cysession import Manager, MemoryStorage, SessionError
 
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(90, exit=True)
 
 
 class Evil:

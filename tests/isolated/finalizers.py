@@ -14,7 +14,7 @@ from cysession import Manager, MemoryStorage, Record, SessionClosed, SessionGone
 from cysession._core import SessionTable
 from cysession.testing import FakeClock
 
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(90, exit=True)
 gc.set_threshold(1)
 clock = FakeClock(1000)
 ran = [0]

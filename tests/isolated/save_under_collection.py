@@ -11,7 +11,7 @@ from typing import Any
 
 from cysession import Manager, MemoryStorage
 
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later(90, exit=True)
 manager = Manager(storage=MemoryStorage(), max_bytes=0)
 armed: list[Any] = []
 

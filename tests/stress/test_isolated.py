@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stress
 ISOLATED = Path(__file__).parents[1] / "isolated"
 
 
-def run(script: str, *arguments: str, seconds: float = 30, **environment: str) -> str:
+def run(script: str, *arguments: str, seconds: float = 100, **environment: str) -> str:
     """The script's output. It must end by itself, in time and well, and say "ok"."""
     package = str(Path(cysession.__file__).parents[1])
     done = subprocess.run(
