@@ -7,6 +7,7 @@ Prints the flushes of a create, of a commit to what this process has seen, and o
 
 import ctypes
 import sys
+from itertools import pairwise
 
 from cysession import Delta, FileStorage, Record
 
@@ -32,4 +33,4 @@ assert storage.commit_record("a", record, Delta({"y": 2}), TTL) is not None
 counts.append(flushes())
 assert other.commit_record("a", record, Delta({"z": 3}), TTL) is not None
 counts.append(flushes())
-sys.stdout.write(" ".join(str(now - before) for before, now in zip(counts, counts[1:], strict=False)) + "\n")
+sys.stdout.write(" ".join(str(now - before) for before, now in pairwise(counts)) + "\n")
