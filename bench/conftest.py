@@ -1,30 +1,26 @@
 """Shared by all benchmarks. Read ratios within one run, never figures across runs or machines.
 
-Contenders run in turn (race.py), pinned to one processor, except where a file is about several of them. The workload
-is the same everywhere: three short string keys a session, every session with strings of its own.
+Contenders run in turn (race.py), pinned to one processor, except where a file is about several of them. What they do is
+in workload.py.
 """
 
 import importlib.metadata
 import os
-import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from race import added_us
 from race import race as race
+from workload import populate
 
-from cysession import Manager, MemoryStorage, Session
+from cysession import Manager, MemoryStorage
 
-LOOP = 1000
-NAME = "another name of 21 ch"
 REQUIREMENTS = Path(__file__).parents[1] / "ci/requirements"
 # What these measure goes on in several processors at once: threads, or a server beside its clients.
 SPREAD = ("test_expiry", "test_redis", "test_redis_cycle", "test_threads")
-
-Cycle = Callable[[list[str]], None]
 
 
 # ---- what stands above the figures ------------------------------------------------------------------------
@@ -84,76 +80,7 @@ def pinned(request: pytest.FixtureRequest) -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-# ---- the workload -----------------------------------------------------------------------------------------
-
-
-def contents(n: int) -> dict[str, str]:
-    return {"uid": f"u{n:08d}", "name": f"user number {n:09d}", "csrf": f"{n:032x}"}
-
-
-def fill(session: Session, n: int) -> None:
-    """The workload of the Go figures."""
-    for key, value in contents(n).items():
-        session.set(key, value)
-
-
-def populate(manager: Manager, count: int) -> list[str]:
-    """`count` stored sessions; their ids in an order that no cache can foresee."""
-    ids = []
-    for n in range(count):
-        session = manager.new()
-        fill(session, n)
-        session.close()
-        ids.append(session.id)
-    random.Random(7).shuffle(ids)
-    return ids
-
-
-def parts(ids: list[str], size: int = LOOP) -> Callable[[], tuple[list[str]]]:
-    """The next ids for ever, for `race(arguments=)`: every round meets sessions that were not touched lately."""
-    ids = ids * -(-size // len(ids)) if len(ids) < size else ids
-
-    def endless() -> Iterator[tuple[list[str]]]:
-        while True:
-            for start in range(0, len(ids) - size + 1, size):
-                yield (ids[start : start + size],)
-
-    return endless().__next__
-
-
-def reading(manager: Manager) -> Cycle:
-    """Request cycles that read one key."""
-    new = manager.new
-
-    def run(part: list[str]) -> None:
-        for key in part:
-            session = new(key)
-            session.get("uid")
-            session.close()
-
-    return run
-
-
-def writing(manager: Manager) -> Cycle:
-    """Request cycles that read one key and write another."""
-    new = manager.new
-
-    def run(part: list[str]) -> None:
-        for key in part:
-            session = new(key)
-            session.get("uid")
-            session.set("name", NAME)
-            session.close()
-
-    return run
-
-
-def looking_up(get: Callable[[str], object]) -> Cycle:
-    def run(part: list[str]) -> None:
-        for key in part:
-            get(key)
-
-    return run
+# ---- what many are about ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -160,7 +160,8 @@ def table(group: list[Row]) -> str:
     ratios = has_costs(shown) and len(shown) > 1
     bars = any("bar" in row.extra for row in shown)
     head = [""]
-    head += [f"ratio to {once.name}"] * ratios + ["bar"] * bars
+    head += [f"ratio to {once.name}"] * ratios
+    head += [f"bar, {once.extra['compare']}" if "compare" in once.extra else "bar"] * bars
     if timed:
         head += ["added, minimum", "added, median"] if once.added else ["minimum", "median"]
     lines = [cells(head + facts), cells(["---"] + ["---:"] * (len(head) - 1 + len(facts)))]
@@ -185,7 +186,7 @@ def absent(group: Iterable[Row]) -> dict[str, str]:
 
 def notes(group: list[Row]) -> str:
     """What stands below a table."""
-    said = [f"{row.name}: {row.extra['note']}" for row in group if "note" in row.extra]
+    said = [f"{row.name} leaves out: {row.extra['note']}" for row in group if "note" in row.extra]
     said += [f"The {row.name} takes {time_of(row.least)} a request" for row in group if row.extra.get("bare")]
     return "; ".join(said) + "." if said else ""
 
@@ -194,19 +195,28 @@ def notes(group: list[Row]) -> str:
 
 
 def lost(found: list[Row]) -> list[str]:
-    """Where somebody else takes less than we do: by question, the worst first."""
+    """Where somebody else takes less than we do: by question and peer, the worst first."""
     sections = []
     for file in dict.fromkeys(row.file for row in found):
-        lines = []
-        for name, others, ours in against_peers(row for row in found if row.file == file):
+        shares: dict[str, dict[str, float]] = {}
+        why: dict[str, str] = {}
+        for group, others, ours in against_peers(row for row in found if row.file == file):
             for row in others:
                 if row.cost < ours.cost and not row.name.startswith("bare"):
-                    why = f" ({row.extra['note']})" if "note" in row.extra else ""
-                    share = max(row.cost, 0) / ours.cost
-                    lines.append((share, f"    - {name}: {row.name} takes {share:.2f} of our cost{why}"))
+                    shares.setdefault(row.name, {})[group] = max(row.cost, 0) / ours.cost
+                    why[row.name] = row.extra.get("note", "")
+        lines = [
+            f"    - {name}: {'; '.join(f'{share:.2f} ({group})' for group, share in by_share(of_groups))}"
+            + (f". It leaves out: {why[name]}" if why[name] else "")
+            for name, of_groups in sorted(shares.items(), key=lambda item: min(item[1].values()))
+        ]
         if lines:
-            sections.append("\n".join([f"- {question(file)[0]}", *(line for _, line in sorted(lines))]))
+            sections.append("\n".join([f"- {question(file)[0]}", *lines]))
     return sections
+
+
+def by_share(of_groups: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(of_groups.items(), key=lambda item: item[1])
 
 
 # ---- plots -------------------------------------------------------------------------------------------------
@@ -215,7 +225,7 @@ def lost(found: list[Row]) -> list[str]:
 def plain(name: str) -> str:
     """The peer that a row is about: without its parameters and what it was used for."""
     name = re.sub(r"\[.*\]", "", name).partition(",")[0]
-    name = re.sub(r" (of dicts|awaited|blocking)$", "", name)
+    name = re.sub(r" of dicts$|^(dict)\.get$", r"\1", name)
     return re.sub(r"^(cachebox|cachetools) \w+$", r"\1", name).strip()
 
 
@@ -332,9 +342,9 @@ def bars_met(found: list[Row]) -> str:
 
 METHOD = """\
 - **In turn.** The contenders of a table are built together and then run in alternating rounds, each round beginning
-  with another one, so that whatever disturbs the machine disturbs all of them alike. A round is a loop of many operations.
-  Nothing here compares two programs that ran a minute apart, except figures that need a process for each: memory,
-  garbage collection, imports.
+  with another one, so that whatever disturbs the machine disturbs all of them alike. A round is a loop of many
+  operations. Nothing here compares two programs that ran a minute apart, except figures that need a process for each:
+  memory, garbage collection, imports.
 - **Warmed up.** Rounds that do not count come first. What the others have built is hidden from the garbage collector
   while a table is measured.
 - **Minimum and median.** The minimum of all rounds is what the code costs when nothing else disturbs it, and the ratios
@@ -374,8 +384,8 @@ def page(runs: list[dict[str, Any]]) -> str:
         "Every table of this page that has a peer, by peer; a dot is a table:",
         plot_ratios(found),
         "## What we lose at",
-        "Where somebody else takes less than we do, the worst first. In brackets what they leave out, where that is "
-        "known: a plain dict, for one, is here as the floor.",
+        "Where somebody else takes less than we do: their cost divided by ours, the worst first, and what they leave "
+        "out where that is the reason. A plain dict, for one, is here as the floor.",
         "\n".join(lost(found)) or "Nothing in this run.",
     ]
     known = [f"test_{name}.py" for name in ORDER]

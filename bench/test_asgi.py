@@ -25,7 +25,7 @@ SECRET = "s" * 32
 LIFETIME = 3600
 DATA = {"n": 1, "uid": "u00000001"}
 NOTES = {
-    "Starlette, signed cookie": "no storage: the data travel in the cookie, cannot be revoked, and are readable"
+    "Starlette, signed cookie": "storage: the data travel in the cookie, readable, and cannot be revoked"
 }
 
 

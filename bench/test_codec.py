@@ -17,8 +17,8 @@ from cysession import Record, codec
 SMALL = {"uid": "u00000001", "name": "user number 000000001", "csrf": f"{1:032x}"}
 CART = {**SMALL, "cart": [{"sku": f"sku-{n:04d}", "count": n, "price": 1.5 * n} for n in range(20)]}
 NOTES = {
-    "msgpack": "no header, no checksum, no limits, and none of our types beyond its own",
-    "json": "no checksum, and no bytes, tuples, sets or times",
+    "msgpack": "header, checksum, limits, sets, Decimals, times and UUIDs",
+    "json": "header, checksum, limits, bytes, tuples, sets, times",
 }
 CALLS = 50
 DATA = {"3 short strings": SMALL, "a cart of 20": CART}

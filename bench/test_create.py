@@ -9,8 +9,8 @@ import secrets
 import uuid
 from collections.abc import Callable
 
-from conftest import LOOP, contents
 from race import Race, built
+from workload import LOOP, contents
 
 from cysession import Manager
 from cysession.ids import new_id, storage_key
@@ -79,5 +79,5 @@ def test_whole_sessions(race: Race, manager: Manager) -> None:
         {"cysession": creates, "dict of dicts, secrets.token_urlsafe": dicts},
         operations=100,
         rounds=(10, 5000),
-        notes={"dict of dicts, secrets.token_urlsafe": "no expiry, no locks, no copies and no commit"},
+        notes={"dict of dicts, secrets.token_urlsafe": "expiry, locks, copies, commits"},
     )

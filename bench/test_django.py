@@ -24,9 +24,7 @@ from tests.django.site import set_up
 from tests.redis.servers import RedisServer
 
 REQUESTS = 20  # short rounds: some of them nobody interrupts
-NOTES = {
-    "Django, signed cookies": "no storage: the data travel in the cookie, cannot be revoked, and are readable"
-}
+NOTES = {"Django, signed cookies": "storage: the data travel in the cookie, readable, and cannot be revoked"}
 ENGINES = "django.contrib.sessions.backends"
 DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 OURS = "cysession.django.SessionMiddleware"

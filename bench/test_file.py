@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NAME, contents, parts, populate
 from race import Absent, Race, built
+from workload import NAME, contents, parts, populate
 
 from cysession import FileStorage, Manager
 
@@ -150,8 +150,8 @@ WAYS: dict[str, Any] = {
 }
 FLUSHED = ("cysession, durability data", "cysession, durability full")
 NOTES = {
-    "Django": "no flush, no lock, no merge with another request's changes",
-    "cachelib": "no flush, no lock, no merge, and pickle",
+    "Django": "locks, merges with another request's changes",
+    "cachelib": "locks, merges, checks of what was read",
 }
 
 

@@ -2,10 +2,11 @@
 
 The cookie is present. The same app without sessions is timed in turn and subtracted. Bar: at least 4 times less than
 Flask-Session, whose memory is cachelib's SimpleCache; both with their default settings,
-`SESSION_REFRESH_EACH_REQUEST` included. On Redis a request that writes has two round trips to wait for, with either;
-no library can take less than these.
+`SESSION_REFRESH_EACH_REQUEST` included. On Redis a request that writes has two round trips to wait for, with either, and
+no library can take less than these. They run as well: a GET, and a SET after it, over a bare socket.
 """
 
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,9 +22,8 @@ from cysession.flask import CySession
 from tests.redis.servers import RedisServer
 
 REQUESTS = 20  # short rounds: some of them nobody interrupts
-NOTES = {
-    "Flask's signed cookie": "no storage: the data travel in the cookie, cannot be revoked, and are readable"
-}
+NOTES = {"Flask's signed cookie": "storage: the data travel in the cookie, readable, and cannot be revoked"}
+TRIPS = {"untouched": 0, "read only": 1, "read and write": 2}
 Install = Callable[[Flask], object]
 
 
@@ -99,6 +99,20 @@ def flask_session_of(where: str, url: str) -> Install:
     return install
 
 
+def round_trips(connection: socket.socket, count: int) -> Flask:
+    """What Redis itself takes: each command is sent and its answer awaited, and nothing is done with it."""
+    commands = [b"GET s\r\n", b"SET s " + b"x" * 90 + b" EX 3600\r\n"][:count]
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def wait() -> str:
+        for command in commands:
+            connection.sendall(command)
+            connection.recv(4096)
+        return "ok"
+
+    return app_with(wait, None)
+
+
 def signed_cookie(app: Flask) -> None:
     """Flask's own session, all of it in the cookie."""
     app.secret_key = "s" * 32
@@ -130,4 +144,7 @@ def test_sessions(race: Race, server: RedisServer, where: str, what: str) -> Non
         }
         if where == "memory":
             contenders["Flask's signed cookie"] = carrying(signed_cookie)
+        elif TRIPS[what]:
+            connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            contenders["the round trips alone"] = rounds(round_trips(connection, TRIPS[what]), "session=none")
         compare(race, f"Flask, {where}, {what}", contenders, REQUESTS, notes=NOTES)

@@ -4,8 +4,8 @@ A table lookup with its expiry check and touch, and whole request cycles, agains
 the processor's first cache, so this is what the instructions cost. The bars are the ratios that the core is held to.
 """
 
-from conftest import LOOP, looking_up, reading, writing
 from race import Race
+from workload import LOOP, looking_up, reading, writing
 
 from cysession import Manager
 
@@ -32,5 +32,5 @@ def test_one_session(race: Race, manager: Manager, one_id: str) -> None:
         rounds=(100, 10_000),
         base="dict.get",
         bars=BARS,
-        notes={"dict.get": "a plain dict has no expiry, no locks, no copies and no commit"},
+        notes={"dict.get": "expiry, locks, copies, commits"},
     )

@@ -13,8 +13,8 @@ parses the replies of both. redis-py has connections enough for every task to ke
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import hiredis
@@ -22,13 +22,17 @@ import pytest
 import redis
 import redis.asyncio
 import uvloop
+from race import Absent, Race, built
 
 from cysession.storage.redis.client import Client
 from cysession.storage.redis.wire import Template
 from tests.redis.servers import RedisServer
 
 COMMANDS = 4096  # a round; a multiple of all numbers of tasks and threads
-ROUNDS = 15
+SECONDS = 2.0  # a client
+ASKED = 2  # rounds that the server is asked about
+BARE_SOCKET = "a bare socket with hiredis"
+NOTES = {BARE_SOCKET: "pool, deadline, retry, errors, threads"}
 TTL = 3600
 VALUE = b"x" * 512
 KEYS = [b"session:%064x" % n for n in range(2000)]
@@ -54,14 +58,20 @@ def plan(worker: int, workers: int) -> Plan:
     return [(KEYS[(worker * 7919 + n * 31) % len(KEYS)], n % 5 == 4) for n in range(COMMANDS // workers)]
 
 
-def measure(benchmark: Any, server: RedisServer, group: str, one_round: Callable[[], object]) -> None:
-    benchmark.group = f"{group}, per {COMMANDS} commands"
-    one_round()
-    before = _account(server)
-    benchmark.pedantic(one_round, rounds=ROUNDS, iterations=1)
-    cpu, reads = (after - was for after, was in zip(_account(server), before, strict=True))
-    benchmark.extra_info["server CPU, us a command"] = round(1e6 * cpu / (COMMANDS * ROUNDS), 2)
-    benchmark.extra_info["commands a read of the server"] = round(COMMANDS * ROUNDS / reads, 1)
+def measure(
+    race: Race, server: RedisServer, group: str, one_round: Mapping[str, Callable[[], object] | Absent]
+) -> None:
+    """In turn; afterwards, untimed, what the server says of some rounds of each."""
+    said = race(group, one_round, operations=COMMANDS, seconds=SECONDS, rounds=(5, 40), notes=NOTES)
+    for name, extra in said.items():
+        run = one_round[name]
+        assert not isinstance(run, Absent)
+        before = _account(server)
+        for _ in range(ASKED):
+            run()
+        cpu, reads = (after - was for after, was in zip(_account(server), before, strict=True))
+        extra["server CPU, us a command"] = round(1e6 * cpu / (COMMANDS * ASKED), 2)
+        extra["commands a read of the server"] = round(COMMANDS * ASKED / reads, 1)
 
 
 def _account(server: RedisServer) -> tuple[float, float]:
@@ -101,27 +111,6 @@ class Held:
     async def close(self) -> None:
         self.over.set()
         await self.holder
-
-
-def measure_awaited(benchmark: Any, server: RedisServer, loop: str, tasks: int, opened: Opened) -> None:
-    """`opened` yields what one task does in a round, written out for each client: none pays for a common layer."""
-    plans = [plan(number, tasks) for number in range(tasks)]
-
-    async def one_round(worker: Worker) -> None:
-        await asyncio.gather(*[worker(keys) for keys in plans])
-
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        held = Held(opened(server))
-        worker = runner.run(held.open())
-        group = f"{tasks} task{'s' * (tasks > 1)} on {loop}"
-        measure(benchmark, server, group, lambda: runner.run(one_round(worker)))
-        runner.run(held.close())
-
-
-def on_loops(test: Any) -> Any:
-    for name, values in (("tasks", TASKS), ("loop", LOOPS)):
-        test = pytest.mark.parametrize(name, values)(test)
-    return test
 
 
 @asynccontextmanager
@@ -189,24 +178,36 @@ async def open_glide(server: RedisServer) -> AsyncIterator[Worker]:
     await client.close()
 
 
-@on_loops
-def test_cysession_awaited(benchmark: Any, server: RedisServer, loop: str, tasks: int) -> None:
-    measure_awaited(benchmark, server, loop, tasks, open_ours)
+AWAITED: dict[str, Opened] = {
+    "cysession": open_ours,
+    "redis-py": open_redis_py,
+    "coredis": open_coredis,
+    "valkey-glide": open_glide,
+}
 
 
-@on_loops
-def test_redis_asyncio(benchmark: Any, server: RedisServer, loop: str, tasks: int) -> None:
-    measure_awaited(benchmark, server, loop, tasks, open_redis_py)
+@pytest.mark.parametrize("tasks", TASKS)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_awaited(race: Race, server: RedisServer, loop: str, tasks: int) -> None:
+    """What one task does in a round is written out for each client: none pays for a common layer."""
+    plans = [plan(number, tasks) for number in range(tasks)]
 
+    async def together(worker: Worker) -> None:
+        await asyncio.gather(*[worker(keys) for keys in plans])
 
-@on_loops
-def test_coredis(benchmark: Any, server: RedisServer, loop: str, tasks: int) -> None:
-    measure_awaited(benchmark, server, loop, tasks, open_coredis)
+    def rounds(worker: Worker) -> Callable[[], object]:
+        return lambda: runner.run(together(worker))
 
-
-@on_loops
-def test_valkey_glide(benchmark: Any, server: RedisServer, loop: str, tasks: int) -> None:
-    measure_awaited(benchmark, server, loop, tasks, open_glide)
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        held = {name: Held(opened(server)) for name, opened in AWAITED.items()}
+        workers = {name: built(lambda one=one: runner.run(one.open())) for name, one in held.items()}  # type: ignore[misc]
+        contenders = {
+            name: worker if isinstance(worker, Absent) else rounds(worker) for name, worker in workers.items()
+        }
+        measure(race, server, f"{tasks} task{'s' * (tasks > 1)} on {loop}", contenders)
+        for name, one in held.items():
+            if not isinstance(workers[name], Absent):
+                runner.run(one.close())
 
 
 # ---- blocking ----------------------------------------------------------------------------------------------
@@ -243,12 +244,8 @@ class Crew:
             thread.join()
 
 
-def blocking(threads: int) -> str:
-    return f"{threads} thread{'s' * (threads > 1)}"
-
-
-@pytest.mark.parametrize("threads", THREADS)
-def test_cysession_blocking(benchmark: Any, server: RedisServer, threads: int) -> None:
+@contextmanager
+def ours_blocking(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
     client = Client(server.url, timeout=5.0)
 
     def work(keys: Plan) -> None:
@@ -258,30 +255,12 @@ def test_cysession_blocking(benchmark: Any, server: RedisServer, threads: int) -
             else:
                 client.call_packed(key, GET(key), retry=True)
 
-    crew = Crew(threads, work)
-    measure(benchmark, server, blocking(threads), crew.one_round)
-    crew.dismiss()
+    yield work
     client.close()
 
 
-def test_a_bare_socket(benchmark: Any, server: RedisServer) -> None:
-    """The floor of one thread: commands packed by hand, a socket, hiredis; no pool, no deadline, no errors."""
-    with socket.create_connection((server.host, server.port)) as wire:
-        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        reader, keys = hiredis.Reader(), plan(0, 1)
-
-        def work() -> None:
-            for key, save in keys:
-                wire.sendall(SET(key, VALUE) if save else GET(key))
-                reader.feed(wire.recv(65536))
-                while reader.gets() is False:
-                    reader.feed(wire.recv(65536))
-
-        measure(benchmark, server, blocking(1), work)
-
-
-@pytest.mark.parametrize("threads", THREADS)
-def test_redis_py(benchmark: Any, server: RedisServer, threads: int) -> None:
+@contextmanager
+def redis_py_blocking(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
     client = redis.Redis.from_url(server.url)
 
     def work(keys: Plan) -> None:
@@ -291,7 +270,41 @@ def test_redis_py(benchmark: Any, server: RedisServer, threads: int) -> None:
             else:
                 client.get(key)
 
-    crew = Crew(threads, work)
-    measure(benchmark, server, blocking(threads), crew.one_round)
-    crew.dismiss()
+    yield work
     client.close()
+
+
+@contextmanager
+def bare_socket(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
+    """The floor of one thread: commands packed by hand, a socket, hiredis."""
+    with socket.create_connection((server.host, server.port)) as wire:
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        reader = hiredis.Reader()
+
+        def work(keys: Plan) -> None:
+            for key, save in keys:
+                wire.sendall(SET(key, VALUE) if save else GET(key))
+                reader.feed(wire.recv(65536))
+                while reader.gets() is False:
+                    reader.feed(wire.recv(65536))
+
+        yield work
+
+
+BLOCKING = {"cysession": ours_blocking, "redis-py": redis_py_blocking, BARE_SOCKET: bare_socket}
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_blocking(race: Race, server: RedisServer, threads: int) -> None:
+    with ExitStack() as open_ones:
+        crews = {}
+        for name, opened in BLOCKING.items():
+            if threads == 1 or name != BARE_SOCKET:  # which has one connection
+                crews[name] = Crew(threads, open_ones.enter_context(opened(server)))
+                open_ones.callback(crews[name].dismiss)
+        measure(
+            race,
+            server,
+            f"{threads} thread{'s' * (threads > 1)}",
+            {name: crew.one_round for name, crew in crews.items()},
+        )

@@ -17,6 +17,7 @@ direction turns towards the server again, a round trip has begun. Connection set
 
 import argparse
 import asyncio
+import functools
 import itertools
 import json
 import os
@@ -36,11 +37,13 @@ import django.conf
 import pytest
 import redis.asyncio
 import uvloop
+from race import Absent, Race, built
 
 from cysession import Manager, RedisHashStorage, RedisStorage
 from tests.redis.servers import RedisServer
 
 TASKS = 32
+CYCLES = 640  # a round
 SESSIONS = 2000
 TTL = 3600
 FRESH = itertools.count()  # so that every write changes something
@@ -343,15 +346,29 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("loop", Loops)
-@pytest.mark.parametrize("way", WAYS)
-def test_cycle(benchmark: Any, server: RedisServer, way: str, loop: str) -> None:
-    if WAYS[way].threads and loop != "asyncio":
-        pytest.skip("threads know no event loop")
-    count = 640
-    benchmark.group = f"load, get, set, commit: {TASKS} at once, per {count} cycles"
-    running = Running(way, server.url, Loops[loop]())
-    benchmark.pedantic(running.cycles, args=(count,), rounds=10, warmup_rounds=2)
-    running.close()
+def test_cycle(race: Race, server: RedisServer, loop: str) -> None:
+    """Those that work in threads know no event loop; they are beside the others on asyncio."""
+    ways = [way for way in WAYS if loop == "asyncio" or not WAYS[way].threads]
+    running = {way: built(Running, way, server.url, Loops[loop]()) for way in ways}
+    told = race(
+        f"load, get, set, commit on Redis: {TASKS} at once, {loop}",
+        {
+            way: one if isinstance(one, Absent) else functools.partial(one.cycles, CYCLES)
+            for way, one in running.items()
+        },
+        operations=CYCLES,
+        seconds=1.0,
+        rounds=(5, 30),
+    )
+    for way, facts in told.items():
+        before = server_cpu(server)
+        running[way].cycles(4 * CYCLES)
+        facts["server CPU, us a cycle"] = round(1e6 * (server_cpu(server) - before) / (4 * CYCLES), 1)
+        trips, sent, received = on_the_wire(server, way)
+        facts.update({"round trips": round(trips, 2), "bytes out": round(sent), "bytes in": round(received)})
+    for one in running.values():
+        if not isinstance(one, Absent):
+            one.close()
 
 
 # ---- the table -------------------------------------------------------------------------------------------

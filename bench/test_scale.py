@@ -10,12 +10,13 @@ holds: what counts then is how many objects a request looks at. `dict.get` looks
 import os
 
 import pytest
-from conftest import looking_up, parts, populate, reading, writing
+from million import COUNT
 from race import Race
+from workload import looking_up, parts, populate, reading, writing
 
 from cysession import Manager
 
-MOST = int(os.environ.get("CYSESSION_BENCH_MOST", "5000000"))
+MOST = int(os.environ.get("CYSESSION_BENCH_MOST", 5 * COUNT))
 SIZES = [
     size
     for size in (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000, 5_000_000)
@@ -37,5 +38,5 @@ def test_cycles(race: Race, manager: Manager, count: int) -> None:
         seconds=0.7,
         rounds=(100, 5000),
         base="dict.get",
-        notes={"dict.get": "a plain dict has no expiry, no locks, no copies and no commit"},
+        notes={"dict.get": "expiry, locks, copies, commits"},
     )

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import contents, parts, populate
 from race import Absent, Race, built
+from workload import contents, parts, populate
 
 from cysession import FileStorage, Manager, MemoryStorage
 from tests.redis.servers import RedisServer
 
 SESSIONS, PART, TTL = 2000, 100, 3600.0
 FRESH = itertools.count()  # so that every write changes something
-FLOORS = {"dict of dicts": "a plain dict has no expiry, no locks, no copies and no commit"}
+FLOORS = {"dict of dicts": "expiry, locks, copies, commits"}
 
 Cycle = Callable[[list[str]], None]
 

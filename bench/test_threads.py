@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from conftest import looking_up, populate, reading, writing
 from race import Race
+from workload import looking_up, populate, reading, writing
 
 from cysession import Manager
 

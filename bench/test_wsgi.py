@@ -18,7 +18,7 @@ from cysession import FileStorage, Manager, MemoryStorage
 from cysession.wsgi import SessionMiddleware
 
 REQUESTS = 50
-NOTES = {"Beaker": "no merge with another request's changes, no check that the session still exists"}
+NOTES = {"Beaker": "merges with another request's changes, the check that the session still exists"}
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 

@@ -118,7 +118,7 @@ missing=()
 need_command() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 
 need_command gcc gcc
-case $PURPOSE in test | bench) need_command redis-server redis-server ;; esac
+case $PURPOSE in test | bench | guard) need_command redis-server redis-server ;; esac
 case $PURPOSE in bench) need_command wrk wrk ;; esac
 if [ "$PURPOSE" = test ]; then
     need_command chromium chromium
@@ -137,8 +137,8 @@ install_requirements build
 install_package
 build_extension
 case $PURPOSE in
-    build | guard) ;;
-    docs | demo | test | lint | fuzz | wheels) install_requirements "$PURPOSE" ;;
+    build) ;;
+    docs | demo | test | lint | fuzz | guard | wheels) install_requirements "$PURPOSE" ;;
     bench)
         install_requirements bench
         install_peers

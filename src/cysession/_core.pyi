@@ -28,6 +28,7 @@ def close_plain(
     session: Session, message: MutableMapping[str, Any], vary: tuple[bytes, bytes] | None
 ) -> MutableMapping[str, Any] | None: ...
 
+@disjoint_base
 class Exchange:
     policy: Any
     session: Session
@@ -36,14 +37,14 @@ class Exchange:
     refused: Exception | None
     does_io: bool
     started: bool
-    def __init__(
-        self,
+    def __new__(
+        cls,
         policy: object,
         session: Session,
         does_io: bool,
         scope: MutableMapping[str, Any],
         forward: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ) -> None: ...
+    ) -> Self: ...
     def send(self, message: MutableMapping[str, Any]) -> Awaitable[None]: ...
 
 def carrier_value(headers: object, carrier: bytes) -> bytes | Literal[False] | None: ...

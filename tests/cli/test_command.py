@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -91,6 +93,7 @@ def test_the_version() -> None:
         ("inspect", "--jason"),
         ("inspect", "--limit", "-1"),
         ("inspect", "--largest", "many"),
+        ("revoke", "--user", ""),
         ("sweep", "--seconds", "-1"),
         ("top", "--every", "nan"),
         ("bench", "--seconds", "0"),
@@ -430,6 +433,22 @@ def test_bench_is_a_table_with_ratios(tmp_path: Path) -> None:
     assert cases.pop(("dict", "get")) == 1
     assert set(cases) == {(name, case) for name in ("memory", "file") for case in ("read", "write", "new")}
     assert not list(tmp_path.iterdir())
+
+
+def test_bench_takes_other_storages_and_removes_what_it_made(url: str, tmp_path: Path) -> None:
+    told = answer("bench", url, "--sessions", "20", "--seconds", "0.01", "--directory", str(tmp_path))
+    assert {row["case"] for row in told["cases"] if row["storage"] == url} == {"read", "write", "new"}
+    assert told["sessions"] == 20 and told["python"] == platform.python_version()
+    assert answer("inspect", url)["sessions"] == 0
+
+
+def test_bench_says_that_a_storage_cannot_be_reached_before_it_measures() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = run("bench", f"redis://:secret@127.0.0.1:{port}/0", "--seconds", "60")
+    assert done.returncode == cli.UNAVAILABLE and done.stdout == ""
+    assert f"127.0.0.1:{port}" in done.stderr and "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_demo_logs_in_lists_devices_and_ends_the_others() -> None:

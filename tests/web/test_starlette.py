@@ -153,6 +153,7 @@ def test_positional_arguments_stand_where_they_stand_in_starlette() -> None:
         {"session_cookie": "a b"},
         {"session_cookie": "__Host-id", "https_only": True, "domain": "shop.example"},
         {"path": "app"},
+        {"max_age": -1},
         {"storage": MemoryStorage(), "manager": Manager(storage=MemoryStorage())},
     ],
     ids=str,

@@ -8,6 +8,8 @@ tree measures more, and against other libraries.
 import argparse
 import contextlib
 import itertools
+import os
+import platform
 import random
 import statistics
 import tempfile
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from cysession import Manager, MemoryStorage, ids
+from cysession import Manager, MemoryStorage, __version__, ids
 from cysession.errors import SessionError
 from cysession.storage import Storage, open_storage
 
@@ -44,16 +46,33 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
+    with contextlib.ExitStack() as open_ones:
+        named = [
+            (shown(url), open_ones.enter_context(contextlib.closing(_reached(url)))) for url in args.urls
+        ]
+        return _compare(args, output, named)
+
+
+def _reached(url: str) -> Storage:
+    """A storage that has answered: better an error now than after the others were measured."""
+    storage = open_storage(url)
+    try:
+        Manager(TTL, storage).new(ids.new_id()).load()
+    except BaseException:
+        storage.close()
+        raise
+    return storage
+
+
+def _compare(args: argparse.Namespace, output: Output, named: list[tuple[str, Storage]]) -> int:
     tokens = [ids.new_id() for _ in range(args.sessions)]
     plain = {token: data() for token in tokens}
     cases: list[tuple[str, str, float]] = [
         ("dict", "get", _measure(lambda t: plain[t]["name"], tokens, args.seconds))
     ]
-    for name, storage in output.track(_storages(args), "storages", 2 + len(args.urls)):
-        with contextlib.closing(storage):
-            cases += [
-                (name, step, ns) for step, ns in _cycles(Manager(TTL, storage), len(tokens), args.seconds)
-            ]
+    storages = itertools.chain(_local(args.directory), named)
+    for name, storage in output.track(storages, "storages", 2 + len(named)):
+        cases += [(name, step, ns) for step, ns in _cycles(Manager(TTL, storage), len(tokens), args.seconds)]
     idle = _measure(lambda _: None, tokens, args.seconds)  # what the loop itself takes
     cases = [(name, step, max(ns - idle, 1.0)) for name, step, ns in cases]
     base = cases[0][2]
@@ -67,7 +86,14 @@ def run(args: argparse.Namespace, output: Output) -> int:
         }
         for name, step, ns in cases
     ]
-    output.result({"sessions": len(tokens), "cases": rows}, _lines(rows, len(tokens)))
+    about = {
+        "cysession": __version__,
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "sessions": len(tokens),
+    }
+    output.result({**about, "cases": rows}, _lines(about, rows))
     return 0
 
 
@@ -75,14 +101,14 @@ def data() -> dict[str, str]:
     return {"user": "anna", "name": "Anna of the Example", "csrf": "0123456789abcdef" * 2}
 
 
-def _storages(args: argparse.Namespace) -> Iterator[tuple[str, Storage]]:
-    yield "memory", MemoryStorage()
-    with tempfile.TemporaryDirectory(prefix="cysession-bench-", dir=args.directory) as directory:
+def _local(directory: str | None) -> Iterator[tuple[str, Storage]]:
+    with contextlib.closing(MemoryStorage()) as memory:
+        yield "memory", memory
+    with tempfile.TemporaryDirectory(prefix="cysession-bench-", dir=directory) as made:
         from cysession import FileStorage
 
-        yield "file", FileStorage(f"{directory}/sessions")
-    for url in args.urls:
-        yield shown(url), open_storage(url)
+        with contextlib.closing(FileStorage(f"{made}/sessions")) as files:
+            yield "file", files
 
 
 def _cycles(manager: Manager, number: int, seconds: float) -> Iterator[tuple[str, float]]:
@@ -135,8 +161,10 @@ def _measure(call: Callable[[str], Any], tokens: list[str], seconds: float) -> f
     return statistics.median(results)
 
 
-def _lines(rows: list[dict[str, Any]], sessions: int) -> Iterator[str]:
-    yield f"{count(sessions)} sessions, one thread; a cycle is new, get, (set,) close"
+def _lines(about: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"{count(about['sessions'])} sessions, one thread; a cycle is new, get, (set,) close"
+    machine = f"load {about['load']} on {about['processors']} processors"
+    yield f"cysession {about['cysession']}, Python {about['python']}, {machine}"
     yield ""
     cells = [["storage", "cycle", "us", "a second", "x dict.get"]]
     for row in rows:

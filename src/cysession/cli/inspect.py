@@ -18,7 +18,7 @@ from cysession.storage import Storage, Summary
 
 from .numbers import natural, positive
 from .output import Output, ago, count, duration, size, table
-from .target import add_target, learn_ttl, opened, shown
+from .target import add_target, learn_ttl, opened, shown, user
 
 __all__ = ["add_to", "run"]
 
@@ -36,7 +36,7 @@ SIZES: Final = ((256, "256 B"), (1024, "1 KiB"), (4096, "4 KiB"), (65536, "64 Ki
 def add_to(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     parser.add_argument(
-        "--user", metavar="USER", help="this user's sessions, as bound with Session.bind(user)"
+        "--user", type=user, metavar="USER", help="this user's sessions, as bound with Session.bind(user)"
     )
     parser.add_argument(
         "--keys", action="store_true", help="with --user: also the names of the keys in each session"

@@ -6,7 +6,7 @@ Final: a request that is just using such a session cannot write it back (ASVS 7.
 import argparse
 
 from .output import Output, count
-from .target import add_target, learn_ttl, opened, shown
+from .target import add_target, learn_ttl, opened, shown, user
 
 __all__ = ["add_to", "run"]
 
@@ -14,7 +14,9 @@ __all__ = ["add_to", "run"]
 def add_to(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
     whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--user", metavar="USER", help="as the application calls it in Session.bind(user)")
+    whose.add_argument(
+        "--user", type=user, metavar="USER", help="as the application calls it in Session.bind(user)"
+    )
     whose.add_argument(
         "--everyone", action="store_true", help="every session of the storage, also anonymous ones"
     )

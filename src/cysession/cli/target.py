@@ -15,7 +15,7 @@ from cysession.errors import NotSupported, SessionError, StorageMisconfigured
 from cysession.storage import MemoryStorage, Storage, open_storage
 from cysession.storage.users import index_life, index_name
 
-__all__ = ["URL_VARIABLE", "add_target", "learn_ttl", "missing_directory", "opened", "shown"]
+__all__ = ["URL_VARIABLE", "add_target", "learn_ttl", "missing_directory", "opened", "shown", "user"]
 
 URL_VARIABLE: Final = "CYSESSION_URL"
 SECOND: Final = 1_000_000_000
@@ -29,6 +29,13 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="a storage URL (file:///var/lib/app/sessions, redis://host/0 ...) or MODULE:NAME of the application's "
         f"Manager or Storage; default: ${URL_VARIABLE}, where a password is safer than among the arguments",
     )
+
+
+def user(text: str) -> str:
+    """The argument of --user: an empty one is a variable of a script that was never set."""
+    if not text:
+        raise argparse.ArgumentTypeError("no user has an empty name")
+    return text
 
 
 @contextlib.contextmanager

@@ -171,8 +171,8 @@ def _policy() -> HttpPolicy:
     options = _http_options()
     if options.get("insecure"):
         warnings.warn(
-            "SESSION_COOKIE_SECURE is False: session ids travel readable over plain http. Where the site is served "
-            "over https, set it to True",
+            "SESSION_COOKIE_SECURE is False: session ids travel readable over plain http, for development only. Where "
+            "the site is served over https, set it to True",
             InsecureCookieWarning,
             stacklevel=3,
         )
