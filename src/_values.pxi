@@ -143,10 +143,10 @@ cdef object freeze_tuple(tuple value, Freezing *f, const Step *path, int depth):
             items.append(copy)
         elif copy is not item:
             items = [*value[:step.index], copy]
-    if items is None:
-        return value
-    value = tuple(items)
-    untrack(value, f)
+    if items is not None:
+        value = tuple(items)
+    if items is not None or f.adopt:
+        untrack(value, f)
     return value
 
 
@@ -158,6 +158,7 @@ cdef object freeze_set(object value, Freezing *f, const Step *path, int depth):
         freeze_member(item, f, &step, depth)
     if type(frozen) is set:
         f.mutable = True
+    if type(frozen) is set or f.adopt:
         untrack(frozen, f)
     return frozen
 

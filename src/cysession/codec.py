@@ -84,7 +84,7 @@ def encode(record: Record, *, idle: int = 0, bound_to: bytes = b"", seed: int = 
 
 def decode(data: bytes, *, bound_to: bytes = b"") -> Record:
     """The record that `encode` turned into these bytes. Raises CorruptRecord, nothing else."""
-    header, payload = unframe(data, bound_to=bound_to)
+    header, payload = unframed(data, crc32(bound_to) if bound_to else 0)
     if header.flags & ~FLAG_OWN_TTL:
         raise CorruptRecord("not a plain record")
     return build(header, payload)
@@ -208,6 +208,9 @@ def _zone_to_bytes(zone: Any) -> bytes:
 # ---- bytes to values ---------------------------------------------------------------------------------
 
 
+_unpackb = msgpack.unpackb
+
+
 class _Marker:
     """The first element of an array that stands for another container. No session can hold one."""
 
@@ -246,9 +249,7 @@ def unpack(data: bytes) -> Any:
 def _unpack(data: bytes) -> Any:
     """The same for whoever checks the value."""
     try:
-        return msgpack.unpackb(
-            data, ext_hook=_from_ext, list_hook=_from_list, strict_map_key=False, timestamp=0
-        )
+        return _unpackb(data, ext_hook=_from_ext, list_hook=_from_list, strict_map_key=False, timestamp=0)
     except MemoryError:  # says nothing about the bytes: must not make a session look missing
         raise
     except Exception as error:

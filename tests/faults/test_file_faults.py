@@ -102,6 +102,14 @@ def test_await_never_flushes_on_the_thread_of_the_event_loop(shim: Path, root: P
     assert on_the_loop == 0 and elsewhere > 8
 
 
+@pytest.mark.parametrize(("durability", "of_a_commit"), [("none", 0), ("data", 1), ("full", 2)])
+def test_R10_a_commit_flushes_what_durability_says(
+    shim: Path, root: Path, durability: str, of_a_commit: int
+) -> None:
+    created, seen, unseen = map(int, run(shim, "drive_flushes.py", root, durability).split())
+    assert seen == unseen == of_a_commit <= created
+
+
 # ---- a flipped byte ----------------------------------------------------------------------------------
 
 

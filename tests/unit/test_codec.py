@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import math
 import os
 import struct
@@ -175,6 +176,13 @@ def test_Z10_two_decodings_share_no_mutable_value() -> None:
     data = codec.encode(record({"cart": [["a"]]}))
     one, two = codec.decode(data)["cart"], codec.decode(data)["cart"]
     assert one == two and one is not two and one[0] is not two[0]
+
+
+def test_what_was_decoded_costs_the_collector_nothing() -> None:
+    back = codec.decode(codec.encode(record({"a": [1, (2, [3])], "b": {"c": {4}}, "d": (5, frozenset({6}))})))
+    values = [value for _, value in back.raw_items()]
+    inner = [values[0][1], values[0][1][1], values[1]["c"], values[2][1]]
+    assert not any(gc.is_tracked(value) for value in values + inner)
 
 
 def test_threads_pack_at_the_same_time() -> None:

@@ -86,7 +86,7 @@ def test_looking_at_a_list_does_not_keep_the_sessions_alive(manager: Manager, cl
     assert manager.new(session_id).is_new
 
 
-def test_s8_revoking_a_user_ends_all_sessions_but_the_one_to_keep(manager: Manager) -> None:
+def test_S8_revoking_a_user_ends_all_sessions_but_the_one_to_keep(manager: Manager) -> None:
     ids = [log_in(manager, "ann", n=n) for n in range(4)]
     other = log_in(manager, "bob")
     keep = manager.new(ids[2])
@@ -108,7 +108,7 @@ def test_one_session_is_revoked_by_its_handle(manager: Manager, clock: FakeClock
     assert [manager.new(i).is_new for i in ids] == [False, True, False]
 
 
-def test_r1_a_revoked_session_in_the_middle_of_a_request_is_not_written_back(manager: Manager) -> None:
+def test_R1_a_revoked_session_in_the_middle_of_a_request_is_not_written_back(manager: Manager) -> None:
     session = manager.new(log_in(manager, "ann", cart=[]))
     session["cart"].append("book")
     assert manager.revoke("ann") == 1
