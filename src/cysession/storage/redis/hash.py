@@ -15,7 +15,7 @@ is a part of one taken for the whole.
 """
 
 import struct
-from typing import ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from cysession import codec
