@@ -153,7 +153,8 @@ def test_a_change_that_is_announced_within_a_read_is_not_covered_up(
         mux = Mux(asyncio.get_running_loop(), 5.0, lambda *_: None)
         mux.connection_made(MagicMock(spec=asyncio.Transport))
         mux.track(Bounds(10, LONG))
-        assert (near := mux.near) is not None
+        near = mux.near
+        assert near is not None
         reads = [mux.read(near, b"k1", b"GET and PTTL") for _ in range(stream.count(VALUE))]
         for start in range(0, len(stream), piece):
             part = stream[start : start + piece]
