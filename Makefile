@@ -14,7 +14,7 @@ help:
 	@echo "make test          the test-suite"
 	@echo "make lint          ruff, mypy, pyright, and the checks of the Cython core"
 	@echo "make docs          the documentation as a site, in build/site"
-	@echo "make bench         the benchmarks"
+	@echo "make bench         the benchmarks with their peers, and docs/benchmarks.md from them (ARGS=bench/test_maps.py: a part)"
 	@echo "make bench-servers requests a second behind uvicorn and granian, with sessions and without (wrk)"
 	@echo "make bench-guard   has the code become slower? ratios and instruction counts against their bounds"
 	@echo "make sdist         build the sdist, a wheel from it, and use that wheel in an empty environment"

@@ -35,9 +35,10 @@ def bars(panels: Mapping[str, Sequence[tuple[str, float, bool]]], unit: str, pat
         axis.barh(
             [name for name, _, _ in ordered], costs, color=[BLUE if ours else INK for *_, ours in ordered]
         )
-        if min(costs) > 0 and max(costs) / min(costs) > 40:
-            axis.set_xscale("log")
-        dress(axis, title, unit)
+        far = min(costs) > 0 and max(costs) / min(costs) > 100
+        if far:
+            logarithmic(axis.xaxis, axis.set_xscale)
+        dress(axis, title, f"{unit} (each step ten times the last)" if far else unit)
     save(picture, path)
 
 
@@ -59,9 +60,9 @@ def lines(
         for name, points in series.items():
             axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colour_of[name])
         if log_x:
-            axis.set_xscale("log")
+            logarithmic(axis.xaxis, axis.set_xscale)
         if log_y:
-            axis.set_yscale("log")
+            logarithmic(axis.yaxis, axis.set_yscale)
         else:
             axis.set_ylim(bottom=0)
         if ticks:
@@ -82,11 +83,16 @@ def ratios(of_peers: Mapping[str, Sequence[float]], path: Path) -> None:
         colours = [BLUE if value >= 1 else ORANGE for value in values]
         axis.scatter(values, [place] * len(values), c=colours, s=18)
     axis.set_yticks(range(len(names)), names)
-    axis.set_xscale("log")
+    logarithmic(axis.xaxis, axis.set_xscale)
     axis.axvline(1, color=INK, linewidth=1)
     axis.grid(alpha=0.3, axis="x")
     dress(axis, "", "times our cost: right of the line the peer takes longer")
     save(picture, path)
+
+
+def logarithmic(axis: Any, set_scale: Callable[[str], object]) -> None:
+    set_scale("log")
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
 
 
 def dress(axis: Any, title: str, x: str) -> None:

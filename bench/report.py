@@ -160,7 +160,8 @@ def table(group: list[Row]) -> str:
     ratios = has_costs(shown) and len(shown) > 1
     bars = any("bar" in row.extra for row in shown)
     head = [""]
-    head += [f"ratio to {once.name}"] * ratios + ["bar"] * bars
+    head += [f"ratio to {once.name}"] * ratios
+    head += [f"bar, {once.extra['compare']}" if "compare" in once.extra else "bar"] * bars
     if timed:
         head += ["added, minimum", "added, median"] if once.added else ["minimum", "median"]
     lines = [cells(head + facts), cells(["---"] + ["---:"] * (len(head) - 1 + len(facts)))]
@@ -224,7 +225,7 @@ def by_share(of_groups: dict[str, float]) -> list[tuple[str, float]]:
 def plain(name: str) -> str:
     """The peer that a row is about: without its parameters and what it was used for."""
     name = re.sub(r"\[.*\]", "", name).partition(",")[0]
-    name = re.sub(r" (of dicts|awaited|blocking)$", "", name)
+    name = re.sub(r" of dicts$|^(dict)\.get$", r"\1", name)
     return re.sub(r"^(cachebox|cachetools) \w+$", r"\1", name).strip()
 
 

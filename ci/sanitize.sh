@@ -12,7 +12,7 @@ LEFT_OUT='not browser and not redis'
 # They limit the address space of a child, of which the shadow memory of ASan alone takes terabytes.
 DESELECTED=(--deselect tests/unit/test_codec.py::test_Z6_a_header_that_promises_gigabytes_allocates_nothing)
 # It watches the size of the process, and ASan keeps what was freed.
-DESELECTED+=(--deselect tests/stress/test_isolated.py::test_memory_is_flat_over_many_sessions)
+DESELECTED+=(--deselect tests/stress/test_isolated.py::test_R34_memory_is_flat_over_many_sessions)
 COPY=$ROOT/build/sanitize
 
 say "compiling the extension with -fsanitize=address,undefined"

@@ -8,6 +8,8 @@ instead of a dict, its key table and its strings: a third of the memory, and two
 when a million sessions are live. Everything else is an owned reference (`Boxed`) to an object nobody changes: big
 scalars as they came, containers as private frozen copies. Keys that are not short ASCII are owned references too.
 
+A look-up walks the entries. Whoever wants all of them walks once: see `record_find_from`.
+
 Nothing in a pack can reach back to the pack, so no cycle runs through it and the collector need not see it.
 """
 from cpython.object cimport PyObject

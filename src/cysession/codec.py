@@ -24,7 +24,7 @@ wrong with the bytes, `CorruptRecord` is the one error that leaves `decode` and 
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from sys import modules
@@ -136,15 +136,6 @@ def build(header: Header, payload: bytes) -> Record:
     data = _unpack(payload)
     if type(data) is not dict:
         raise CorruptRecord("the payload is not a map")
-    return _build(header, data)
-
-
-def build_apart(header: Header, payloads: Mapping[str, bytes]) -> Record:
-    """The record of values that were packed one by one."""
-    return _build(header, {key: _unpack(payload) for key, payload in payloads.items()})
-
-
-def _build(header: Header, data: dict[Any, Any]) -> Record:
     try:
         return record_of(header, data)
     except (NotSerializable, TypeError):  # too deep, a foreign type, a key that is not a str

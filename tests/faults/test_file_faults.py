@@ -311,7 +311,7 @@ def image_mounted(image: Path, directory: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(directory)], check=True)  # lazy: also after a failure
 
 
-def test_R11_a_power_cut_leaves_old_or_new_and_full_loses_nothing(tmp_path: Path) -> None:
+def test_R11_R18_a_power_cut_leaves_old_or_new_and_full_loses_nothing(tmp_path: Path) -> None:
     """The image of a mounted ext4 is copied while in use, and the copies mounted: what a power cut leaves."""
     image = tmp_path / "image"
     image.write_bytes(b"")

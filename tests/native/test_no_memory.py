@@ -106,7 +106,7 @@ def stored(manager: Manager) -> Session:
 
 @pytest.mark.parametrize("count", [1, 3, 1_000_000], ids=["one", "three", "all from there"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
-def test_r35_an_operation_without_memory_is_done_or_not_done(
+def test_R35_an_operation_without_memory_is_done_or_not_done(
     probe: ModuleType, manager: Manager, operation: Callable[[Session], None], count: int
 ) -> None:
     table = manager.storage.table
@@ -132,7 +132,7 @@ def test_r35_an_operation_without_memory_is_done_or_not_done(
 
 
 @pytest.mark.parametrize("count", [1, 1_000_000], ids=["one", "all from there"])
-def test_r35_a_session_is_created_whole_or_not_at_all(
+def test_R35_a_session_is_created_whole_or_not_at_all(
     probe: ModuleType, manager: Manager, count: int
 ) -> None:
     table = manager.storage.table

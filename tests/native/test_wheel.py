@@ -266,7 +266,7 @@ class Reference:
     "start", [0, 64**2 - 3, 64**3 - 2, 64**3, 64**4 - 64**3 - 1, 64**4 - 2, 3 * 64**4 - 1]
 )
 @pytest.mark.parametrize("seed", range(6))
-def test_random_histories_match_the_reference(probe: ModuleType, start: int, seed: int) -> None:
+def test_R17_random_histories_match_the_reference(probe: ModuleType, start: int, seed: int) -> None:
     random_ = random.Random(start * 100 + seed)
     n = 40
     wheel, reference = probe.Wheel(start, n), Reference(start)

@@ -81,8 +81,7 @@ def test_the_plain_case(server: RedisServer, opened: Open) -> None:
     assert caller.call(b"GET", b"big") == big
 
 
-def test_a_script_survives_script_flush(server: RedisServer, opened: Open) -> None:
-    """R27."""
+def test_R27_a_script_survives_script_flush(server: RedisServer, opened: Open) -> None:
     caller = opened(server.url)
     script = Script("return {KEYS[1], ARGV[1], redis.call('GET', KEYS[1])}")
     for _ in range(3):
@@ -92,8 +91,8 @@ def test_a_script_survives_script_flush(server: RedisServer, opened: Open) -> No
         caller.run_script(Script("return redis.call('INCR', KEYS[1], 'x')"), [b"k"])
 
 
-def test_hung(own_server: RedisServer, opened: Open) -> None:
-    """R21: an error within the deadline, soon without waiting at all, and recovery by itself."""
+def test_R21_hung(own_server: RedisServer, opened: Open) -> None:
+    """An error within the deadline, soon without waiting at all, and recovery by itself."""
     caller = opened(own_server.url)
     caller.call(b"SET", b"k", b"v")
     with own_server.frozen():
@@ -112,8 +111,8 @@ def test_hung(own_server: RedisServer, opened: Open) -> None:
     assert own_server.clients() <= 4
 
 
-def test_hung_before_the_first_connection(own_server: RedisServer, opened: Open) -> None:
-    """R21: the kernel accepts connections for a process that is stopped."""
+def test_R21_hung_before_the_first_connection(own_server: RedisServer, opened: Open) -> None:
+    """The kernel accepts connections for a process that is stopped."""
     caller = opened(own_server.url)
     with own_server.frozen():
         errors = in_time(lambda: caller.together([(b"GET", b"k")] * 20, retry=True))
@@ -121,8 +120,7 @@ def test_hung_before_the_first_connection(own_server: RedisServer, opened: Open)
     eventually(lambda: works(caller), "it works")
 
 
-def test_refused_and_restarted(own_server: RedisServer, opened: Open) -> None:
-    """R20, R27."""
+def test_R20_R27_refused_and_restarted(own_server: RedisServer, opened: Open) -> None:
     caller = opened(own_server.url)
     for _ in range(3):
         assert eventually(lambda: works(caller), "it works")
@@ -139,8 +137,8 @@ def test_a_restart_between_two_calls_is_not_noticed(own_server: RedisServer, ope
     assert caller.call(b"GET", b"k", retry=True) is None
 
 
-def test_reset(server: RedisServer, proxy: Proxy, opened: Open) -> None:
-    """R20: an idempotent call is sent once more, another is not."""
+def test_R20_reset(server: RedisServer, proxy: Proxy, opened: Open) -> None:
+    """An idempotent call is sent once more, another is not."""
     caller = opened(proxy.url)
     server.ok("SET", "k", "v" * 5000)
     assert caller.call(b"GET", b"k") == b"v" * 5000
@@ -153,8 +151,10 @@ def test_reset(server: RedisServer, proxy: Proxy, opened: Open) -> None:
     assert caller.call(b"GET", b"k") == b"v" * 5000
 
 
-def test_what_is_not_idempotent_is_never_sent_twice(server: RedisServer, proxy: Proxy, opened: Open) -> None:
-    """R22: executed once, and the answer lost."""
+def test_R22_what_is_not_idempotent_is_never_sent_twice(
+    server: RedisServer, proxy: Proxy, opened: Open
+) -> None:
+    """Executed once, and the answer lost."""
     caller = opened(proxy.url)
     for n in range(10):
         assert caller.call(b"PING") == b"PONG"
@@ -163,8 +163,8 @@ def test_what_is_not_idempotent_is_never_sent_twice(server: RedisServer, proxy: 
     assert server.ok("MGET", *[f"n{n}" for n in range(10)]) == [b"1"] * 10
 
 
-def test_slow_pieces_do_not_extend_the_deadline(server: RedisServer, proxy: Proxy, opened: Open) -> None:
-    """R21: each piece comes in time, all together do not."""
+def test_R21_slow_pieces_do_not_extend_the_deadline(server: RedisServer, proxy: Proxy, opened: Open) -> None:
+    """Each piece comes in time, all together do not."""
     caller = opened(proxy.url)
     server.ok("SET", "k", "v" * 20_000_000)
     assert caller.call(b"PING") == b"PONG"
@@ -181,8 +181,7 @@ def test_slow_handshake(server: RedisServer, proxy: Proxy, opened: Open) -> None
     assert type(in_time(lambda: caller.call(b"PING", retry=True))) is StorageUnavailable
 
 
-def test_loading(own_server: RedisServer, opened: Open) -> None:
-    """R27."""
+def test_R27_loading(own_server: RedisServer, opened: Open) -> None:
     own_server.commands(*[("SET", f"k{n}", "v" * 100) for n in range(2000)])
     own_server.ok("SAVE")
     own_server.options |= {"key_load_delay": 1000, "loading_process_events_interval_bytes": 1024}
@@ -201,8 +200,8 @@ def test_loading(own_server: RedisServer, opened: Open) -> None:
     assert "Redis is still loading its data; try again" in seen
 
 
-def test_out_of_memory(own_server: RedisServer, opened: Open) -> None:
-    """R25: writes are refused as full; reads, touches and deletes work."""
+def test_R25_out_of_memory(own_server: RedisServer, opened: Open) -> None:
+    """Writes are refused as full; reads, touches and deletes work."""
     caller = opened(own_server.url)
     caller.call(b"SET", b"k", b"v")
     own_server.ok("CONFIG", "SET", "maxmemory", "1")
@@ -216,8 +215,8 @@ def test_out_of_memory(own_server: RedisServer, opened: Open) -> None:
     assert caller.call(b"SET", b"k", b"w") == b"OK"
 
 
-def test_read_only(own_server: RedisServer, opened: Open) -> None:
-    """R26: connects anew once, in case another server answers by now."""
+def test_R26_read_only(own_server: RedisServer, opened: Open) -> None:
+    """Connects anew once, in case another server answers by now."""
     caller = opened(own_server.url)
     caller.call(b"SET", b"k", b"v")
     own_server.ok("REPLICAOF", "127.0.0.1", "1")
@@ -226,8 +225,7 @@ def test_read_only(own_server: RedisServer, opened: Open) -> None:
     assert caller.call(b"SET", b"k", b"w") == b"OK"
 
 
-def test_too_few_replicas(own_server: RedisServer, opened: Open) -> None:
-    """R26."""
+def test_R26_too_few_replicas(own_server: RedisServer, opened: Open) -> None:
     caller = opened(own_server.url)
     own_server.ok("CONFIG", "SET", "min-replicas-to-write", "1")
     error = in_time(lambda: caller.call(b"SET", b"k", b"w"))
@@ -236,8 +234,8 @@ def test_too_few_replicas(own_server: RedisServer, opened: Open) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "wr0ng-pa55word"])
-def test_wrong_password(given: str, opened: Open) -> None:
-    """R24: at once, one attempt, and neither password in what a log could show."""
+def test_R24_wrong_password(given: str, opened: Open) -> None:
+    """At once, one attempt, and neither password in what a log could show."""
     right = "r1ght-pa55word"
     with RedisServer(password=right) as server, Proxy(server) as proxy:
         caller = opened(
@@ -264,8 +262,8 @@ def test_wrong_password(given: str, opened: Open) -> None:
         eventually(recovered, "the right password is noticed")
 
 
-def test_a_user_without_rights(opened: Open) -> None:
-    """R24: an ACL that lacks what is needed; the key is not in the message."""
+def test_R24_a_user_without_rights(opened: Open) -> None:
+    """An ACL that lacks what is needed; the key is not in the message."""
     with RedisServer() as server:
         server.ok("ACL", "SETUSER", "web", "on", ">pw", "~cys:*", "+get", "+set")
         caller = opened(f"redis://web:pw@127.0.0.1:{server.port}")
@@ -276,8 +274,8 @@ def test_a_user_without_rights(opened: Open) -> None:
             assert "s3cret" not in message(error)
 
 
-def test_too_many_clients(opened: Open) -> None:
-    """R29: unavailable, and usable as soon as there is room."""
+def test_R29_too_many_clients(opened: Open) -> None:
+    """Unavailable, and usable as soon as there is room."""
     with RedisServer(maxclients=3) as server:
         caller = opened(server.url)
         others = [socket.create_connection((server.host, server.port)) for _ in range(3)]
@@ -290,8 +288,8 @@ def test_too_many_clients(opened: Open) -> None:
         eventually(lambda: works(caller), "there is room again")
 
 
-def test_nonsense(server: RedisServer, proxy: Proxy, opened: Open) -> None:
-    """R20: random bytes for replies."""
+def test_R20_nonsense(server: RedisServer, proxy: Proxy, opened: Open) -> None:
+    """Random bytes for replies."""
     caller = opened(proxy.url)
     server.ok("SET", "k", "v")
     for length in (1, 7, 100, 5000):
@@ -350,10 +348,10 @@ def test_flipped_bytes_never_give_one_the_value_of_another(
 
 
 @pytest.mark.stress
-def test_a_storm_of_cuts_leaks_nothing(
+def test_R29_a_storm_of_cuts_leaks_nothing(
     own_server: RedisServer, proxies: contextlib.ExitStack, opened: Open
 ) -> None:
-    """R29: connections lost at any moment; the values are right, and the server counts no more connections."""
+    """Connections lost at any moment; the values are right, and the server counts no more connections."""
     server = own_server
     proxy = proxies.enter_context(Proxy(server))
     caller = opened(proxy.url, links=3)

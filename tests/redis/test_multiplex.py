@@ -32,7 +32,7 @@ def connections(server: RedisServer) -> int:
 
 
 @pytest.mark.stress
-def test_ten_thousand_cancels(server: RedisServer, runner: asyncio.Runner) -> None:
+def test_R29_V11_ten_thousand_cancels(server: RedisServer, runner: asyncio.Runner) -> None:
     """Tasks with secrets of their own are cancelled at any moment, by cancel() and by wait_for; the others get
     theirs, and it is one connection from first to last."""
     wrong: list[Any] = []
@@ -259,7 +259,7 @@ def test_too_many_that_wait_fail_at_once(
     runner.run(main())
 
 
-def test_loops_come_and_go(server: RedisServer) -> None:
+def test_R36_loops_come_and_go(server: RedisServer) -> None:
     """asyncio.run again and again with one client, without any farewell: each loop has its connection, and takes it
     along; nothing warns (warnings are errors here)."""
     client = Client(server.url)
@@ -277,7 +277,7 @@ def test_loops_come_and_go(server: RedisServer) -> None:
     client.close()
 
 
-def test_several_loops_and_threads_at_once(server: RedisServer) -> None:
+def test_R36_several_loops_and_threads_at_once(server: RedisServer) -> None:
     client = Client(server.url, timeout=5.0)
     wrong: list[Any] = []
 
@@ -326,8 +326,8 @@ def test_close_from_another_thread(server: RedisServer, runner: asyncio.Runner) 
 
 
 @pytest.mark.stress
-def test_a_herd_at_a_restart(own_server: RedisServer) -> None:
-    """R42: many clients, a server that is away for a while: few attempts each, and all recover by themselves."""
+def test_R42_a_herd_at_a_restart(own_server: RedisServer) -> None:
+    """Many clients, a server that is away for a while: few attempts each, and all recover by themselves."""
     with Proxy(own_server) as proxy:
         clients = [Client(proxy.url) for _ in range(100)]
 

@@ -202,10 +202,10 @@ def test_it_is_off_unless_asked_for(
     plain_runner.run(scenario())
 
 
-def test_an_unknown_id_is_not_remembered(
+def test_V8_an_unknown_id_is_not_remembered(
     server: RedisServer, node: Node, plain_runner: asyncio.Runner
 ) -> None:
-    """V8: else visitors could fill it with ids that they make up."""
+    """Else visitors could fill it with ids that they make up."""
 
     async def scenario() -> None:
         manager = node()
@@ -219,8 +219,9 @@ def test_an_unknown_id_is_not_remembered(
     plain_runner.run(scenario())
 
 
-def test_what_is_kept_is_bounded(server: RedisServer, node: Node, plain_runner: asyncio.Runner) -> None:
-    """V8, R40"""
+def test_V8_R40_what_is_kept_is_bounded(
+    server: RedisServer, node: Node, plain_runner: asyncio.Runner
+) -> None:
 
     async def scenario() -> None:
         manager = node(near_cache=8)
@@ -301,10 +302,10 @@ def test_V14_S5_R2_what_another_node_does_is_seen(node: Node, runner: asyncio.Ru
     runner.run(scenario())
 
 
-def test_a_log_out_is_seen_although_the_announcement_is_lost(
+def test_V14_R21_a_log_out_is_seen_although_the_announcement_is_lost(
     server: RedisServer, node: Node, proxy: Proxy, runner: asyncio.Runner
 ) -> None:
-    """V14, R21: the network brings nothing any more, and nothing says so. After max_stale nobody believes the cache."""
+    """The network brings nothing any more, and nothing says so. After max_stale nobody believes the cache."""
 
     async def scenario() -> None:
         here, elsewhere = node(proxy.url, max_stale=0.4, timeout=0.6), node()

@@ -95,8 +95,8 @@ def test_threads_share_writes_when_links_are_few(server: RedisServer) -> None:
 # A socket that is made but has not got its name yet when the signal comes, is closed by the collector, with a warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.stress
-def test_signals_that_raise(server: RedisServer, client: Client) -> None:
-    """R29: a handler raises at any point of a call; the link it was on is dropped, and no reply is left in any."""
+def test_R29_signals_that_raise(server: RedisServer, client: Client) -> None:
+    """A handler raises at any point of a call; the link it was on is dropped, and no reply is left in any."""
     values = {b"k%d" % n: b"<%d>" % n * 50 for n in range(50)}
     for key, value in values.items():
         server.ok("SET", key, value)
@@ -126,8 +126,8 @@ def test_signals_that_raise(server: RedisServer, client: Client) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 @pytest.mark.stress
-def test_exceptions_thrown_into_threads(server: RedisServer, client: Client) -> None:
-    """R29: as greenlets are killed: leaders and riders of shared writes too."""
+def test_R29_exceptions_thrown_into_threads(server: RedisServer, client: Client) -> None:
+    """As greenlets are killed: leaders and riders of shared writes too."""
     values = {b"k%d" % n: b"<%d>" % n * 50 for n in range(50)}
     for key, value in values.items():
         server.ok("SET", key, value)
@@ -226,7 +226,7 @@ def test_a_link_closed_by_the_server_while_it_rested(own_server: RedisServer) ->
     client.close()
 
 
-def test_fork(server: RedisServer, client: Client) -> None:
+def test_R30_fork(server: RedisServer, client: Client) -> None:
     """Children do not touch the parent's connections, nor it theirs; with threads in the middle of calls."""
     stop = threading.Event()
     wrong: list[Any] = []
@@ -282,8 +282,8 @@ def test_a_reset_in_the_middle_of_a_shared_write(server: RedisServer, proxy: Pro
     assert sys.getrefcount(client) < 10
 
 
-def test_a_link_that_is_lost_with_its_thread_gives_its_place_back(server: RedisServer) -> None:
-    """R29: killed between taking the only link and using it; the next caller opens another, in time."""
+def test_R29_a_link_that_is_lost_with_its_thread_gives_its_place_back(server: RedisServer) -> None:
+    """Killed between taking the only link and using it; the next caller opens another, in time."""
     client = Client(server.url, links=1, timeout=1.0)
     client.call(b"", b"PING")
     pool = client.nodes[0].pool

@@ -76,7 +76,7 @@ LEAVE = """
 
 
 @pytest.mark.parametrize("side", ["sync", "asyncio", "uvloop"])
-def test_leaving_while_redis_hangs(own_server: RedisServer, side: str) -> None:
+def test_R37_leaving_while_redis_hangs(own_server: RedisServer, side: str) -> None:
     """The interpreter ends, without a word, although nobody closed anything."""
     process = start(LEAVE, own_server.url, side)
     assert process.stdout is not None
@@ -128,7 +128,7 @@ FORK = """
 
 
 @pytest.mark.parametrize("side", ["asyncio", "uvloop"])
-def test_fork_with_an_event_loop(server: RedisServer, side: str) -> None:
+def test_R30_fork_with_an_event_loop(server: RedisServer, side: str) -> None:
     """The parent's loop and its connection go on; the child's are its own."""
     before = int(server.info("stats")["total_connections_received"])
     assert run(FORK, server.url, side) == "fine\n"
@@ -136,7 +136,7 @@ def test_fork_with_an_event_loop(server: RedisServer, side: str) -> None:
     assert accepted == 1 + 5 * 2  # the parent's one, and two of each child
 
 
-def test_leaving_while_a_name_is_being_resolved() -> None:
+def test_R37_leaving_while_a_name_is_being_resolved() -> None:
     """No resolver is waited for."""
     run(
         """

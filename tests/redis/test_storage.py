@@ -146,10 +146,9 @@ def test_a_load_by_a_process_that_never_saw_the_session_is_one_request(
     assert calls(server) == {verb: 1}
 
 
-def test_an_unknown_id_is_one_request_and_leaves_nothing(
+def test_V8_an_unknown_id_is_one_request_and_leaves_nothing(
     server: RedisServer, storage: RedisStorage, manager: Manager, verb: str
 ) -> None:
-    """V8"""
     tap = tapped(storage)
     calls(server)
     for _ in range(20):
@@ -160,10 +159,10 @@ def test_an_unknown_id_is_one_request_and_leaves_nothing(
     assert storage.stats()["cached"] == 0
 
 
-def test_an_unchanged_request_reads_once_and_writes_nothing(
+def test_R2_an_unchanged_request_reads_once_and_writes_nothing(
     server: RedisServer, storage: RedisStorage, manager: Manager, verb: str
 ) -> None:
-    """R2: 0 writes"""
+    """0 writes."""
     session_id = stored(manager, user="anna", cart=["apple"])
     tap = tapped(storage)
     calls(server)
@@ -261,10 +260,10 @@ def test_hashes_send_only_what_changes(server: RedisServer) -> None:
 # ---- what is there afterwards --------------------------------------------------------------------------
 
 
-def test_every_key_has_a_time_to_live_from_its_first_moment(
+def test_G12_every_key_has_a_time_to_live_from_its_first_moment(
     server: RedisServer, storage: RedisStorage, manager: Manager
 ) -> None:
-    """G12: looked at after every single request."""
+    """Looked at after every single request."""
     tap = tapped(storage)
     seen: list[int] = []
 
@@ -290,8 +289,7 @@ def test_every_key_has_a_time_to_live_from_its_first_moment(
     assert len(seen) > 10
 
 
-def test_a_sessions_life_is_its_ttl(server: RedisServer, storage: RedisStorage, manager: Manager) -> None:
-    """S6"""
+def test_S6_a_sessions_life_is_its_ttl(server: RedisServer, storage: RedisStorage, manager: Manager) -> None:
     session_id = stored(manager, user="anna")
     assert 990_000 < lives(server)[key_of(storage, session_id)] <= 1_000_000
     session = manager.new(session_id)
@@ -300,8 +298,7 @@ def test_a_sessions_life_is_its_ttl(server: RedisServer, storage: RedisStorage, 
     assert 40_000 < lives(server)[key_of(storage, session_id)] <= 50_000
 
 
-def test_no_life_passes_the_absolute_age(server: RedisServer, storage: RedisStorage) -> None:
-    """S7"""
+def test_S7_no_life_passes_the_absolute_age(server: RedisServer, storage: RedisStorage) -> None:
     manager = Manager(1000, storage, max_age=60)
     session_id = stored(manager, user="anna")
     assert 50_000 < lives(server)[key_of(storage, session_id)] <= 60_000
@@ -314,8 +311,7 @@ def test_no_life_passes_the_absolute_age(server: RedisServer, storage: RedisStor
     assert 50_000 < lives(server)[key_of(storage, fresh)] <= 60_000
 
 
-def test_ttls_beyond_all_reason_are_taken(server: RedisServer, storage: RedisStorage) -> None:
-    """S14"""
+def test_S14_ttls_beyond_all_reason_are_taken(server: RedisServer, storage: RedisStorage) -> None:
     manager = Manager(4.6e9, storage)
     session_id = stored(manager, user="anna")
     assert read(manager, session_id) == {"user": "anna"}
@@ -337,15 +333,13 @@ def test_nothing_is_left_of_a_rotated_and_destroyed_session(server: RedisServer,
     assert server.ok("DBSIZE") == 0
 
 
-def test_sessions_of_one_realm_or_prefix_are_unknown_in_another(new_storage: Open) -> None:
-    """V13"""
+def test_V13_sessions_of_one_realm_or_prefix_are_unknown_in_another(new_storage: Open) -> None:
     session_id = stored(Manager(1000, new_storage()), user="anna")
     assert read(Manager(1000, new_storage(realm="other")), session_id) is None
     assert read(Manager(1000, new_storage(prefix="other:")), session_id) is None
 
 
-def test_an_empty_prefix_is_refused(new_storage: Open) -> None:
-    """V13"""
+def test_V13_an_empty_prefix_is_refused(new_storage: Open) -> None:
     with pytest.raises(StorageMisconfigured):
         new_storage(prefix="")
 
@@ -437,10 +431,10 @@ def test_uses_are_written_by_a_thread_where_there_is_no_event_loop(
     eventually(lambda: lives(server)[key] > 900_000, "the thread writes")
 
 
-def test_a_session_that_ends_soon_is_touched_at_once(
+def test_G11_a_session_that_ends_soon_is_touched_at_once(
     server: RedisServer, manager: Manager, new_storage: Open
 ) -> None:
-    """G11: a session of two seconds lives as long as it is used."""
+    """A session of two seconds lives as long as it is used."""
     session = manager.new()
     session["user"] = "anna"
     session.ttl = 2
@@ -463,10 +457,9 @@ def test_a_use_is_noted_once_in_a_while(manager: Manager, new_storage: Open) -> 
 
 
 @pytest.mark.parametrize("policy", ["noeviction", "volatile-lru", "allkeys-lfu"])
-def test_a_server_that_may_evict_sessions_is_reported_once(
+def test_R25_a_server_that_may_evict_sessions_is_reported_once(
     server: RedisServer, manager: Manager, new_storage: Open, policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R25"""
     session_id = stored(manager, user="anna")
     other = new_storage()
     other._every = 0.0
@@ -481,8 +474,7 @@ def test_a_server_that_may_evict_sessions_is_reported_once(
     assert caplog.text.count("may evict") == (policy != "noeviction")
 
 
-def test_a_late_touch_makes_no_session(server: RedisServer, manager: Manager, new_storage: Open) -> None:
-    """R7"""
+def test_R7_a_late_touch_makes_no_session(server: RedisServer, manager: Manager, new_storage: Open) -> None:
     session_id = stored(manager, user="anna")
     other = new_storage()
     assert read(Manager(1000, other), session_id)
@@ -491,10 +483,10 @@ def test_a_late_touch_makes_no_session(server: RedisServer, manager: Manager, ne
     assert server.ok("DBSIZE") == 0
 
 
-def test_a_late_touch_does_not_change_a_ttl_set_since(
+def test_S6_a_late_touch_does_not_change_a_ttl_set_since(
     server: RedisServer, manager: Manager, new_storage: Open
 ) -> None:
-    """S6: "log me out in a minute" in one process, a use from before it in another."""
+    """ "log me out in a minute" in one process, a use from before it in another."""
     session_id = stored(manager, user="anna")
     other = new_storage()
     assert read(Manager(1000, other), session_id)
@@ -523,8 +515,7 @@ def test_a_touch_that_failed_is_tried_again(server: RedisServer, manager: Manage
     assert lives(server)[key] > 990_000
 
 
-def test_a_touch_rewrites_no_data(server: RedisServer, manager: Manager, new_storage: Open) -> None:
-    """R7"""
+def test_R7_a_touch_rewrites_no_data(server: RedisServer, manager: Manager, new_storage: Open) -> None:
     session_id = stored(manager, user="anna")
     other = new_storage()
     before = server.ok("DUMP", key_of(other, session_id))
@@ -550,10 +541,9 @@ def caught(tap: Tap, do: Callable[[], object]) -> Callable[[], Any]:
     return tap.sent[-1]
 
 
-def test_a_commit_that_lands_late_changes_nothing_after_a_newer_one(
+def test_R23_a_commit_that_lands_late_changes_nothing_after_a_newer_one(
     storage: RedisStorage, manager: Manager, new_storage: Open
 ) -> None:
-    """R23"""
     session_id = stored(manager, user="anna")
     session = manager.new(session_id)
     session["page"] = "late"
@@ -565,10 +555,9 @@ def test_a_commit_that_lands_late_changes_nothing_after_a_newer_one(
     assert read(other, session_id) == {"user": "anna", "page": "newer"}
 
 
-def test_a_commit_that_lands_late_does_not_revive_a_destroyed_session(
+def test_R23_V5_a_commit_that_lands_late_does_not_revive_a_destroyed_session(
     server: RedisServer, storage: RedisStorage, manager: Manager
 ) -> None:
-    """R23, V5"""
     session_id = stored(manager, user="anna")
     session = manager.new(session_id)
     session["page"] = "late"
@@ -578,10 +567,9 @@ def test_a_commit_that_lands_late_does_not_revive_a_destroyed_session(
     assert server.ok("DBSIZE") == 0
 
 
-def test_a_commit_that_lands_late_does_not_hit_a_session_reborn_under_the_id(
+def test_R23_V5_a_commit_that_lands_late_does_not_hit_a_session_reborn_under_the_id(
     storage: RedisStorage, manager: Manager
 ) -> None:
-    """R23, V5"""
     session_id = stored(manager, user="anna")
     session = manager.new(session_id)
     session["page"] = "anna's"
@@ -595,10 +583,10 @@ def test_a_commit_that_lands_late_does_not_hit_a_session_reborn_under_the_id(
     assert read(manager, session_id) == {"user": "bert"}
 
 
-def test_a_rotation_that_lands_late_does_not_end_a_newer_state(
+def test_R23_S5_a_rotation_that_lands_late_does_not_end_a_newer_state(
     storage: RedisStorage, manager: Manager
 ) -> None:
-    """R23, S5: the session goes on under its old id; what was copied is nobody's."""
+    """The session goes on under its old id; what was copied is nobody's."""
     session = manager.new(stored(manager, user="anna"))
     session.load()
     tap = tapped(storage)
@@ -618,8 +606,7 @@ def test_a_rotation_that_lands_late_does_not_end_a_newer_state(
     assert read(manager, session.id) == {"user": "anna", "page": 1}
 
 
-def test_a_create_that_lands_late_takes_no_id_in_use(storage: RedisStorage, manager: Manager) -> None:
-    """R23"""
+def test_R23_a_create_that_lands_late_takes_no_id_in_use(storage: RedisStorage, manager: Manager) -> None:
     first = manager.new()
     first.set_id("a-chosen-id")
     first["user"] = "anna"
@@ -632,8 +619,8 @@ def test_a_create_that_lands_late_takes_no_id_in_use(storage: RedisStorage, mana
     assert read(manager, "a-chosen-id") == {"user": "bert"}
 
 
-def test_requests_executed_twice_have_one_effect(storage: RedisStorage, manager: Manager) -> None:
-    """R22: the first answer was lost, and the request was sent again."""
+def test_R22_requests_executed_twice_have_one_effect(storage: RedisStorage, manager: Manager) -> None:
+    """The first answer was lost, and the request was sent again."""
     tap = tapped(storage)
     tap.twice = True
     session = manager.new()
@@ -652,10 +639,10 @@ def test_requests_executed_twice_have_one_effect(storage: RedisStorage, manager:
     assert read(manager, session.id) is None
 
 
-def test_a_commit_executed_twice_counts_once_though_others_came_between(
+def test_R22_a_commit_executed_twice_counts_once_though_others_came_between(
     storage: RedisStorage, manager: Manager, new_storage: Open
 ) -> None:
-    """R22: it finds its token among the last ones."""
+    """It finds its token among the last ones."""
     session_id = stored(manager, count=0)
     other = Manager(1000, new_storage())
     other.new(session_id).load()
@@ -676,8 +663,10 @@ def test_a_commit_executed_twice_counts_once_though_others_came_between(
     assert read(other, session_id) == {"count": 5 + others}
 
 
-def test_a_rotation_executed_twice_makes_no_second_session(storage: RedisStorage, manager: Manager) -> None:
-    """R22, S5: the second try cannot tell its own deletion from a log-out, so it takes the side of the log-out."""
+def test_R22_S5_a_rotation_executed_twice_makes_no_second_session(
+    storage: RedisStorage, manager: Manager
+) -> None:
+    """The second try cannot tell its own deletion from a log-out, so it takes the side of the log-out."""
     session = manager.new(stored(manager, user="anna"))
     old_id = session.id
     tap = tapped(storage)
@@ -697,8 +686,8 @@ def test_a_rotation_executed_twice_makes_no_second_session(storage: RedisStorage
     [b"", b"x", b"\x80\x04\x95K.", b'{"user": "anna"}', b"\0" * 200, b"CySR" + b"\0" * 100],
     ids=["empty", "short", "pickle", "json", "zeros", "almost"],
 )
-def test_foreign_bytes_are_a_missing_session(server: RedisServer, raw: bytes) -> None:
-    """V6, R13: and no exception for the user."""
+def test_V6_R13_foreign_bytes_are_a_missing_session(server: RedisServer, raw: bytes) -> None:
+    """And no exception for the user."""
     storage = RedisStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, user="anna")
@@ -712,10 +701,9 @@ def test_foreign_bytes_are_a_missing_session(server: RedisServer, raw: bytes) ->
     storage.close()
 
 
-def test_a_key_of_another_type_is_a_missing_session(
+def test_R13_a_key_of_another_type_is_a_missing_session(
     server: RedisServer, storage: RedisStorage, manager: Manager
 ) -> None:
-    """R13"""
     session_id = stored(manager, user="anna")
     session = manager.new(session_id)
     session["page"] = 1
@@ -731,8 +719,8 @@ def test_a_key_of_another_type_is_a_missing_session(
     assert storage.stats()["corrupt"] > 0
 
 
-def test_no_flipped_bit_gives_other_data(server: RedisServer) -> None:
-    """R13: every single byte; what may change is the note of the last use, which is not data."""
+def test_R13_no_flipped_bit_gives_other_data(server: RedisServer) -> None:
+    """Every single byte; what may change is the note of the last use, which is not data."""
     storage = RedisStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, user="anna")
@@ -749,8 +737,8 @@ def test_no_flipped_bit_gives_other_data(server: RedisServer) -> None:
     storage.close()
 
 
-def test_no_part_of_a_hash_is_taken_for_the_whole(server: RedisServer) -> None:
-    """R43: each field missing, damaged, left over from before, or another one's."""
+def test_R43_no_part_of_a_hash_is_taken_for_the_whole(server: RedisServer) -> None:
+    """Each field missing, damaged, left over from before, or another one's."""
     storage = RedisHashStorage(server.url, timeout=5.0)
     manager = Manager(1000, storage)
     session_id = stored(manager, user="anna", page=1, cart=["apple"])
@@ -781,20 +769,19 @@ def test_no_part_of_a_hash_is_taken_for_the_whole(server: RedisServer) -> None:
     storage.close()
 
 
-def test_a_session_copied_under_another_id_is_missing(
+def test_V11_a_session_copied_under_another_id_is_missing(
     server: RedisServer, storage: RedisStorage, manager: Manager
 ) -> None:
-    """V11: no user's data under another's id."""
+    """No user's data under another's id."""
     anna, bert = stored(manager, user="anna"), stored(manager, user="bert")
     server.ok("COPY", key_of(storage, anna), key_of(storage, bert), "REPLACE")
     assert read(manager, bert) is None
     assert read(manager, anna) == {"user": "anna"}
 
 
-def test_corrupt_sessions_are_counted_and_logged_once_without_a_name(
+def test_R13_S20_corrupt_sessions_are_counted_and_logged_once_without_a_name(
     server: RedisServer, storage: RedisStorage, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R13, S20"""
     ids = [stored(manager, user="anna") for _ in range(3)]
     anna = key_of(storage, ids[0])
     server.ok("COPY", anna, key_of(storage, ids[1]), "REPLACE")
@@ -815,7 +802,7 @@ def test_corrupt_sessions_are_counted_and_logged_once_without_a_name(
 # ---- many at once ---------------------------------------------------------------------------------------
 
 
-def test_loads_of_one_session_in_one_turn_share_one_read(
+def test_R42_loads_of_one_session_in_one_turn_share_one_read(
     server: RedisServer, storage: RedisStorage, manager: Manager, verb: str
 ) -> None:
     session_id = stored(manager, user="anna")
@@ -836,8 +823,8 @@ def test_loads_of_one_session_in_one_turn_share_one_read(
     assert storage.stats()["shared_reads"] == 49
 
 
-def test_a_cancelled_load_takes_no_other_with_it(storage: RedisStorage, manager: Manager) -> None:
-    """R5: the one that asks for all is cancelled."""
+def test_R5_a_cancelled_load_takes_no_other_with_it(storage: RedisStorage, manager: Manager) -> None:
+    """The one that asks for all is cancelled."""
     session_id = stored(manager, user="anna")
 
     async def load() -> dict[str, Any]:
@@ -859,8 +846,8 @@ def test_a_cancelled_load_takes_no_other_with_it(storage: RedisStorage, manager:
     assert found[3:] == [{"user": "anna"}] * 7
 
 
-def test_a_failed_load_fails_for_all_that_share_it(storage: RedisStorage, manager: Manager) -> None:
-    """R20, R21: at once, not one after the other."""
+def test_R20_R21_a_failed_load_fails_for_all_that_share_it(storage: RedisStorage, manager: Manager) -> None:
+    """At once, not one after the other."""
     session_id = stored(manager, user="anna")
     asked = 0
 
@@ -880,8 +867,7 @@ def test_a_failed_load_fails_for_all_that_share_it(storage: RedisStorage, manage
     assert asked == 1
 
 
-def test_what_is_kept_in_memory_is_bounded(new_storage: Open) -> None:
-    """R40"""
+def test_R40_what_is_kept_in_memory_is_bounded(new_storage: Open) -> None:
     storage = new_storage(cache=20_000)
     manager = Manager(1000, storage)
     ids = [stored(manager, number=number, padding="x" * 400) for number in range(100)]
@@ -906,8 +892,7 @@ def test_a_commit_of_what_is_not_in_memory_reads_it_first(storage: RedisStorage,
 # ---- a user's sessions -----------------------------------------------------------------------------------
 
 
-def test_sessions_of_a_user_are_found_by_other_processes(manager: Manager, new_storage: Open) -> None:
-    """S8"""
+def test_S8_sessions_of_a_user_are_found_by_other_processes(manager: Manager, new_storage: Open) -> None:
     for number in range(5):
         session = manager.new()
         session["number"] = number
@@ -920,10 +905,10 @@ def test_sessions_of_a_user_are_found_by_other_processes(manager: Manager, new_s
     assert read(manager, session.id) is None
 
 
-def test_the_index_forgets_sessions_long_gone(
+def test_S8_the_index_forgets_sessions_long_gone(
     server: RedisServer, storage: RedisStorage, manager: Manager
 ) -> None:
-    """S8: at the next look or the next log-in."""
+    """At the next look or the next log-in."""
     index = storage._index("anna")
     for _ in range(3):
         session = manager.new()
@@ -942,10 +927,10 @@ def test_the_index_forgets_sessions_long_gone(
     assert server.ok("ZRANGE", index, 0, -1) == [storage_key(session.id).encode()]
 
 
-def test_an_index_that_was_lost_comes_back_with_use(
+def test_S8_an_index_that_was_lost_comes_back_with_use(
     server: RedisServer, storage: RedisStorage, manager: Manager, new_storage: Open
 ) -> None:
-    """S8: evicted, or deleted by an operator."""
+    """Evicted, or deleted by an operator."""
     session = manager.new()
     session.bind("anna")
     session.save()
@@ -957,8 +942,7 @@ def test_an_index_that_was_lost_comes_back_with_use(
     assert 2_100_000 < lives(server)[storage._index("anna")] <= 2_120_000
 
 
-def test_the_index_names_no_user_and_no_id(server: RedisServer, manager: Manager) -> None:
-    """S20, S21"""
+def test_S20_S21_the_index_names_no_user_and_no_id(server: RedisServer, manager: Manager) -> None:
     session = manager.new()
     session.bind("anna@example.com")
     session.save()

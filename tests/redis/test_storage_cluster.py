@@ -22,8 +22,7 @@ def nodes_in_use(cluster: Cluster) -> int:
     return sum(node.ok("DBSIZE") > 0 for node in cluster.nodes)
 
 
-def test_sessions_spread_over_the_nodes(manager: Manager, cluster: Cluster) -> None:
-    """R28"""
+def test_R28_sessions_spread_over_the_nodes(manager: Manager, cluster: Cluster) -> None:
     ids = []
     for number in range(60):
         with manager.new() as session:
@@ -34,8 +33,8 @@ def test_sessions_spread_over_the_nodes(manager: Manager, cluster: Cluster) -> N
     assert len(manager.storage) == 60  # type: ignore[arg-type]
 
 
-def test_a_whole_life_across_slots(manager: Manager, cluster: Cluster) -> None:
-    """R28, S5, S8: rotation and the user's index touch keys of several nodes, one at a time."""
+def test_R28_S5_S8_a_whole_life_across_slots(manager: Manager, cluster: Cluster) -> None:
+    """Rotation and the user's index touch keys of several nodes, one at a time."""
     for number in range(20):
         session = manager.new()
         session["number"] = number

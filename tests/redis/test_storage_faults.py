@@ -5,6 +5,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,59 @@ def test_R20_R21_a_hung_server_is_an_error_and_no_empty_session(
         with own_server.frozen(), pytest.raises(StorageUnavailable):
             operate(session)
         assert session.cookie_state != "drop"
+
+
+def test_R22_R23_a_stopped_server_executes_late_what_was_given_up_and_counts_it_once(
+    kind: type[RedisStorage], own_server: RedisServer
+) -> None:
+    """The commit and its retry lie in the buffers of the server while it is stopped; nobody waits for them any more."""
+    storage = kind(own_server.url, timeout=0.25)
+    patient = kind(own_server.url, timeout=5.0)
+    with Manager(1000, storage) as manager, Manager(1000, patient) as other:
+        with manager.new() as made:
+            made["count"] = 0
+        before = 0
+        for _ in range(5):
+            session = recovered(manager, made.id)
+            with own_server.frozen(), pytest.raises(StorageUnavailable):
+                session.modify("count", lambda count: count + 1)
+            own_server.ok("PING")  # by now it has executed all that it will
+            found = other.new(made.id)["count"]
+            assert found - before in (0, 1)
+            assert other.new(made.id).modify("count", lambda count: count + 1) == found + 1
+            before = found + 1
+        assert recovered(manager, made.id)["count"] == before
+
+
+def test_R23_V5_what_was_given_up_revives_no_destroyed_session(
+    kind: type[RedisStorage], own_server: RedisServer
+) -> None:
+    with (
+        Manager(1000, kind(own_server.url, timeout=0.25)) as manager,
+        Manager(1000, kind(own_server.url, timeout=5.0)) as other,
+    ):
+        with manager.new() as made:
+            made["user"] = "anna"
+        session = manager.new(made.id)
+        session["page"] = 1
+        session.load()
+        with own_server.frozen(), pytest.raises(StorageUnavailable):
+            session.save()
+        other.new(made.id).destroy()
+        own_server.ok("PING")
+        assert other.new(made.id).is_new
+        assert own_server.ok("KEYS", "*") == []
+
+
+def recovered(manager: Manager, session_id: str) -> Any:
+    """The session, once the server can be reached again."""
+    for _ in range(100):
+        with contextlib.suppress(StorageUnavailable):
+            session = manager.new(session_id)
+            session.load()
+            return session
+        time.sleep(0.05)
+    raise AssertionError("the storage does not recover")
 
 
 def test_R37_a_process_ends_though_the_server_hangs(

@@ -98,10 +98,10 @@ OPERATIONS: dict[str, tuple[Callable[[Session], None], tuple[Data, ...]]] = {
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_kill_between_any_two_requests_leaves_one_whole_session_or_none(
+def test_G12_R43_a_kill_between_any_two_requests_leaves_one_whole_session_or_none(
     server: RedisServer, kind: type[RedisStorage], name: str, after: bool
 ) -> None:
-    """G12, R43: and no key without a time to live."""
+    """And no key without a time to live."""
     operate, allowed = OPERATIONS[name]
     for number in range(1, 20):
         server.flush()
@@ -164,10 +164,9 @@ def check(server: RedisServer, kind: type[RedisStorage], session_id: str, allowe
     manager.close()
 
 
-def test_a_kill_before_uses_were_written_loses_no_session(
+def test_G11_a_kill_before_uses_were_written_loses_no_session(
     server: RedisServer, kind: type[RedisStorage]
 ) -> None:
-    """G11"""
     session_id = made(server, kind)
 
     def child() -> None:
@@ -195,15 +194,16 @@ assert Manager(1000, storage).new({session_id!r})["user"] == "anna"
     assert server.ok("PTTL", key) > 900_000
 
 
-@pytest.mark.timeout(400)  # commits that all meet take a while where the processors are shared with others
-def test_eight_processes_with_two_hundred_keys_each_make_sixteen_hundred(
+@pytest.mark.timeout(
+    600
+)  # thousands of conflicts over ever more keys: half a minute of work for two processors
+def test_R2_eight_processes_with_two_hundred_keys_each_make_sixteen_hundred(
     server: RedisServer, kind: type[RedisStorage]
 ) -> None:
-    """R2"""
     session_id = made(server, kind)
 
     def child(number: int) -> None:
-        manager = Manager(1000, kind(server.url, timeout=5.0), max_bytes=0)
+        manager = Manager(1000, kind(server.url, timeout=20.0), max_bytes=0)
         for key in range(200):
             with manager.new(session_id) as session:
                 session[f"{number}-{key}"] = key
@@ -216,7 +216,7 @@ def test_eight_processes_with_two_hundred_keys_each_make_sixteen_hundred(
         for process in children:
             process.start()
     for process in children:
-        process.join(300)
+        process.join(500)
     assert [process.exitcode for process in children] == [0] * 8
     manager = Manager(1000, kind(server.url, timeout=5.0), max_bytes=0)
     found = manager.new(session_id).get_map()

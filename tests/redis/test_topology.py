@@ -36,8 +36,8 @@ def test_every_key_goes_to_its_node(cluster: Cluster, side: str) -> None:
     assert sum(int(node.ok("DBSIZE")) for node in cluster.nodes) == 100
 
 
-def test_a_moved_slot_is_followed_and_remembered(cluster: Cluster, side: str) -> None:
-    """R28: MOVED."""
+def test_R28_a_moved_slot_is_followed_and_remembered(cluster: Cluster, side: str) -> None:
+    """MOVED."""
     key = b"{moves}1"
     script = Script("return redis.call('GET', KEYS[1])")
     with Caller(side, cluster.url) as caller:
@@ -54,8 +54,8 @@ def test_a_moved_slot_is_followed_and_remembered(cluster: Cluster, side: str) ->
             assert "errorstat_MOVED" not in old.info("errorstats")
 
 
-def test_in_the_middle_of_a_move(cluster: Cluster, side: str) -> None:
-    """R28: ASK; keys that have moved and keys that have not, in one batch too."""
+def test_R28_in_the_middle_of_a_move(cluster: Cluster, side: str) -> None:
+    """ASK; keys that have moved and keys that have not, in one batch too."""
     slot = slot_of(b"{here}")
     with Caller(side, cluster.url) as caller:
         for n in range(4):
@@ -77,8 +77,8 @@ def test_in_the_middle_of_a_move(cluster: Cluster, side: str) -> None:
 
 
 @pytest.mark.stress
-def test_slots_move_under_load(cluster: Cluster, side: str) -> None:
-    """R28: to and fro, while sixteen callers write and read keys of their own: nothing is lost or mixed up."""
+def test_R28_slots_move_under_load(cluster: Cluster, side: str) -> None:
+    """To and fro, while sixteen callers write and read keys of their own: nothing is lost or mixed up."""
     stop = threading.Event()
     slot = slot_of(b"{busy}")
     failed: list[BaseException] = []
@@ -147,7 +147,7 @@ def _keys_of(cluster: Cluster, node: RedisServer) -> Any:
         n += 1
 
 
-def test_a_hung_node_leaves_the_others_alone(cluster: Cluster, side: str) -> None:
+def test_R21_a_hung_node_leaves_the_others_alone(cluster: Cluster, side: str) -> None:
     """Even if the slots are not known yet, and it is the hung one that would be asked for them first."""
     hosts = ",".join(f"{n.host}:{n.port}" for n in cluster.nodes)
     with cluster.nodes[0].frozen(), Caller(side, f"redis+cluster://{hosts}", timeout=1.0) as caller:
@@ -176,8 +176,8 @@ def test_a_server_that_is_no_cluster(server: RedisServer, side: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_failover(sentinel: SentinelSetup, side: str, fault: str) -> None:
-    """R26: errors, and only errors, until the replica is promoted; then it is found without help."""
+def test_R26_failover(sentinel: SentinelSetup, side: str, fault: str) -> None:
+    """Errors, and only errors, until the replica is promoted; then it is found without help."""
     with Caller(side, sentinel.url) as caller:
         caller.call(b"SET", b"k", b"v")
         eventually(lambda: sentinel.replica.ok("GET", "k") == b"v", "the replica has it")

@@ -37,7 +37,7 @@ def test_every_script_is_run() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("way", ["table", "protocol"])
-def test_a_child_forked_under_load_works_at_once(way: str) -> None:
+def test_R30_a_child_forked_under_load_works_at_once(way: str) -> None:
     run("forks.py", way)
 
 
@@ -48,28 +48,28 @@ def test_the_expiry_driver_works_without_traffic_and_after_a_fork_and_ends_with_
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
-def test_memory_is_flat_over_many_sessions() -> None:
+def test_R34_memory_is_flat_over_many_sessions() -> None:
     """`python tests/isolated/leaks.py 10000000` is the long form."""
     run("leaks.py", "200000")
 
 
-def test_finalizers_may_use_the_table_that_drops_them() -> None:
+def test_R33_finalizers_may_use_the_table_that_drops_them() -> None:
     run("finalizers.py")
 
 
-def test_a_finalizer_may_change_the_session_that_is_being_saved() -> None:
+def test_R33_a_finalizer_may_change_the_session_that_is_being_saved() -> None:
     run("save_under_collection.py", PYTHONMALLOC="debug")
 
 
-def test_comparing_values_may_run_anything() -> None:
+def test_R33_comparing_values_may_run_anything() -> None:
     run("evil_equality.py", PYTHONMALLOC="debug")
 
 
-def test_r37_a_sub_interpreter_imports_it_or_says_that_it_cannot() -> None:
+def test_R37_a_sub_interpreter_imports_it_or_says_that_it_cannot() -> None:
     run("subinterpreter.py")
 
 
-def test_r41_nobody_can_foresee_which_ids_meet_in_the_table() -> None:
+def test_R41_nobody_can_foresee_which_ids_meet_in_the_table() -> None:
     """Slots are chosen by Python's keyed hash of text: another process, another order."""
     assert run("hashing.py", PYTHONHASHSEED="1") != run("hashing.py", PYTHONHASHSEED="2")
     assert run("hashing.py", PYTHONHASHSEED="1") == run("hashing.py", PYTHONHASHSEED="1")

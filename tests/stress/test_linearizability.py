@@ -107,7 +107,7 @@ class Run:
 @pytest.mark.parametrize(
     ("threads", "ops", "keys", "runs"), [(2, 100, 2, 50), (3, 80, 3, 50), (4, 60, 3, 50)]
 )
-def test_every_history_is_linearizable(threads: int, ops: int, keys: int, runs: int) -> None:
+def test_R32_every_history_is_linearizable(threads: int, ops: int, keys: int, runs: int) -> None:
     overlaps = expired = 0
     for seed in range(runs):
         for key, history in Run(seed, threads, ops, keys).histories().items():

@@ -515,7 +515,7 @@ def test_a_storage_that_holds_nothing_is_still_true(clock: Clock) -> None:
     assert Counted()
 
 
-def test_R33_a_child_forked_while_a_lock_is_held_can_use_the_storage(clock: Clock) -> None:
+def test_R30_a_child_forked_while_a_lock_is_held_can_use_the_storage(clock: Clock) -> None:
     storage = WholeStorage()
     storage.use_clock(clock)
     storage.create_record("a", record(storage, {"x": 1}), TTL)

@@ -179,7 +179,7 @@ def test_a_writer_that_never_ends_costs_others_the_timeout_not_for_ever(tmp_path
     assert storage.get("a", "x") == 2
 
 
-def test_R33_a_child_forked_in_the_middle_of_a_commit_is_no_part_of_it(tmp_path: Path) -> None:
+def test_R30_a_child_forked_in_the_middle_of_a_commit_is_no_part_of_it(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     base = Record.build({"x": 1}, storage.now_ns())
     storage.create_record("a", base, TTL)

@@ -87,6 +87,24 @@ def test_a_record_comes_back_as_it_was(storage: FileStorage) -> None:
         )
 
 
+def test_R43_whatever_is_cut_off_a_record_the_next_request_gets_a_fresh_session(tmp_path: Path) -> None:
+    with Manager(ttl=60, storage=FileStorage(tmp_path / "s", sweep_every=0)) as manager:
+        with manager.new() as session:
+            session.update(user="ada", cart=[1, (2, 3)])
+        storage = manager.storage
+        assert isinstance(storage, FileStorage)
+        path = path_of(storage, session.id)
+        whole = path.read_bytes()
+        for length in range(len(whole)):
+            path.write_bytes(whole[:length])
+            with manager.new(session.id) as again:
+                assert "user" not in again
+                again["n"] = length
+            assert again.id != session.id and manager.new(again.id)["n"] == length
+            manager.new(again.id).destroy()
+        assert manager.stats()["corrupt"] >= len(whole)
+
+
 def test_the_file_holds_just_the_codecs_bytes(storage: FileStorage) -> None:
     made = put(storage, "a", {"x": 1})
     found = path_of(storage, "a").read_bytes()

@@ -543,7 +543,7 @@ def test_a_failed_close_leaves_the_session_open(manager: Manager) -> None:
     assert manager.new(session.id)["a"] == 1
 
 
-def test_too_large_leaves_the_record_and_the_changes(manager: Manager) -> None:
+def test_V17_too_large_leaves_the_record_and_the_changes(manager: Manager) -> None:
     session = manager.new(stored(manager, a=1))
     session["big"] = "x" * 6000
     with pytest.raises(SessionTooLarge) as caught:
@@ -838,7 +838,7 @@ def test_a_session_dies_when_it_is_let_go(manager: Manager) -> None:
         assert alive() is None, act
 
 
-def test_a_session_in_a_cycle_through_its_values_is_collected() -> None:
+def test_R34_a_session_in_a_cycle_through_its_values_is_collected() -> None:
     class Value:
         session: Session
 
@@ -924,7 +924,7 @@ def conflict(manager: Manager, session_id: str) -> None:
 
 
 @pytest.mark.parametrize("cycle", CYCLES)
-def test_no_use_of_a_session_leaks(manager: Manager, clock: FakeClock, cycle: str) -> None:
+def test_R34_no_use_of_a_session_leaks(manager: Manager, clock: FakeClock, cycle: str) -> None:
     session_id, run = stored(manager, v=[0]), CYCLES[cycle]
 
     def many() -> int:

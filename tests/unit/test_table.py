@@ -517,7 +517,7 @@ def test_rename_of_a_session_that_was_reborn_moves_nothing(table: SessionTable) 
 # ---- limits, counts, memory ------------------------------------------------------------------------------
 
 
-def test_max_sessions_refuses_a_new_one_and_keeps_the_others(clock: Clock) -> None:
+def test_R40_max_sessions_refuses_a_new_one_and_keeps_the_others(clock: Clock) -> None:
     table = SessionTable(10, clock=clock, max_sessions=3)
     for i in range(3):
         table.add(str(i))
@@ -640,7 +640,7 @@ CYCLES: dict[str, Callable[[SessionTable, str], object]] = {
 
 
 @pytest.mark.parametrize("cycle", CYCLES)
-def test_no_operation_leaks(cycle: str) -> None:
+def test_R34_no_operation_leaks(cycle: str) -> None:
     table, run = SessionTable(10), CYCLES[cycle]
 
     def many() -> int:

@@ -321,7 +321,7 @@ SEEDS, STEPS, CHECK_EVERY = 60, 20_000, 500
 
 @pytest.mark.stress
 @pytest.mark.parametrize("group", range(6))
-def test_long_random_histories(group: int) -> None:
+def test_R17_long_random_histories(group: int) -> None:
     for seed in range(group * SEEDS // 6, (group + 1) * SEEDS // 6):
         long_history(seed)
 

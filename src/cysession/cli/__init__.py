@@ -18,7 +18,7 @@ Exit codes, the same for all commands:
     1    done, and the answer is bad: doctor found a failure, migrate could not read a session
     2    wrong arguments
     3    the storage failed or could not be reached; trying again may help
-    4    the storage is misconfigured, or lacks a package; trying again will not help
+    4    the storage is misconfigured or not there, or lacks a package; trying again will not help
     5    this storage, or this source of sessions, cannot do that
     130  interrupted
 

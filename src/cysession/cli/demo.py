@@ -18,7 +18,7 @@ from cysession import Manager, Session
 from cysession.storage import open_storage
 from cysession.wsgi import ENVIRON_KEY, SessionMiddleware
 
-from .numbers import PORT, natural
+from .numbers import LAST_PORT, natural
 from .output import Output, ago
 from .target import shown
 
@@ -35,7 +35,9 @@ DAY: Final = 86400.0
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=natural(PORT), default=8000, help="0 takes a free one (default 8000)")
+    parser.add_argument(
+        "--port", type=natural(LAST_PORT), default=8000, help="0 takes a free one (default 8000)"
+    )
     parser.add_argument(
         "--storage", default="memory://", metavar="URL", help="where sessions are kept (default memory://)"
     )

@@ -3,10 +3,11 @@
 import argparse
 import math
 from collections.abc import Callable
+from typing import Final
 
-__all__ = ["PORT", "natural", "positive", "seconds"]
+__all__ = ["LAST_PORT", "natural", "positive", "seconds"]
 
-PORT = 65535
+LAST_PORT: Final = 65535
 
 
 def natural(most: int | None = None) -> Callable[[str], int]:

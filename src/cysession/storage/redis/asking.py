@@ -1,11 +1,13 @@
 """Asking: a step of the storage, carried out on the calling thread or on an event loop.
 
-Steps are written once, as generators (`Flow`) that ask for requests and are sent the replies: `_run` makes the calls
-on the calling thread, `_arun` awaits them. Every request may be sent twice: what it has done already, it does not do
-again. What may have changed a key outdates what near-caches hold of it, whatever became of the request.
+Steps are written once, as generators (`Flow`) that ask for requests and are sent the replies, or ask for a pause of
+some seconds: `_run` makes the calls on the calling thread, `_arun` awaits them. Every request may be sent twice: what
+it has done already, it does not do again. What may have changed a key outdates what near-caches hold of it, whatever
+became of the request.
 """
 
 import asyncio
+import time
 from collections.abc import Generator
 from typing import Any, Final, TypeVar
 
@@ -19,7 +21,7 @@ from .wire import ErrorReply, NoScript, Template, WrongType
 __all__ = ["Asking", "Flow", "Reads", "loading"]
 
 T = TypeVar("T")
-Flow = Generator[Request | list[Request], Any, T]
+Flow = Generator[Request | list[Request] | float, Any, T]
 
 Reads = dict[bytes, list["asyncio.Future[Any]"]]
 """Keys that are being read, and who else waits for them."""
@@ -52,7 +54,13 @@ class Asking(Storage):
             except StopIteration as end:
                 value: T = end.value
                 return value
-            answer = self._ask(request) if isinstance(request, Request) else self._ask_all(request)
+            if isinstance(request, Request):
+                answer = self._ask(request)
+            elif isinstance(request, list):
+                answer = self._ask_all(request)
+            else:
+                time.sleep(request)
+                answer = None
 
     async def _arun(self, flow: Flow[T]) -> T:
         """Carry out a step on the running event loop."""
@@ -63,7 +71,13 @@ class Asking(Storage):
             except StopIteration as end:
                 value: T = end.value
                 return value
-            answer = await (self._aask(request) if isinstance(request, Request) else self._aask_all(request))
+            if isinstance(request, Request):
+                answer = await self._aask(request)
+            elif isinstance(request, list):
+                answer = await self._aask_all(request)
+            else:
+                await asyncio.sleep(request)
+                answer = None
 
     def _ask(self, request: Request) -> Any:
         try:

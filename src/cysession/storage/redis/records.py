@@ -125,10 +125,11 @@ class Tokens:
 
 
 class Check(NamedTuple):
-    """What is known of a field without its value."""
+    """What is known of a field that is intact."""
 
     crc: int
     order: int
+    raw: bytes  # as it is stored: an equal one is intact too, and needs no decoding
 
 
 class Stored:

@@ -7,6 +7,7 @@ still so; if not, it is answered with what is there now, and planned again.
 """
 
 import asyncio
+import random
 import time
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = ["RedisStorage"]
 TRIES: Final = (
     1000  # of one commit; each that fails was overtaken by one that did not, and the quick ones come in runs
 )
+PAUSE: Final = 0.002  # seconds: writers who are overtaken again and again make room for each other, at random
 _CONTENDED: Final = "too many others write this session at once; try again"
 
 
@@ -273,7 +275,7 @@ class RedisStorage(Uses, Overview):
         places: that of the id, and the one the attempt was made at; another one if the id is an old one.
         """
         (home, place), token = places, attempt.token
-        for _ in range(TRIES):
+        for tries in range(TRIES):
             if reply == 1:
                 self._committed(session_id, home, place, attempt.made)
                 return None if attempt.made is None else attempt.made.record
@@ -291,6 +293,8 @@ class RedisStorage(Uses, Overview):
             if Tokens.has(stored.tokens, token):  # done, and the answer was lost
                 self._committed(session_id, home, place, stored)
                 return stored.record
+            if tries:
+                yield random.random() * PAUSE * min(tries, 8)
             attempt = self._attempt(place, stored, delta, token, ttl)
             reply = yield attempt.request
         else:
