@@ -2,8 +2,8 @@
 
 The cookie is present. The same app without sessions is timed in turn and subtracted. Bar: at least 4 times less than
 Flask-Session, whose memory is cachelib's SimpleCache; both with their default settings,
-`SESSION_REFRESH_EACH_REQUEST` included. On Redis a request that writes has two round trips to wait for, with either, and
-no library can take less than these. They run as well: a GET, and a SET after it, over a bare socket.
+`SESSION_REFRESH_EACH_REQUEST` included. On Redis a request that writes has two round trips to wait for, with either,
+and no library can take less than these. They run as well: a GET, and a SET after it, over a bare socket.
 """
 
 import socket
@@ -22,7 +22,10 @@ from cysession.flask import CySession
 from tests.redis.servers import RedisServer
 
 REQUESTS = 20  # short rounds: some of them nobody interrupts
-NOTES = {"Flask's signed cookie": "storage: the data travel in the cookie, readable, and cannot be revoked"}
+NOTES = {
+    "Flask's signed cookie": "storage: the data travel in the cookie, readable, and cannot be revoked",
+    "the round trips alone": "sessions: what any library has to wait for",
+}
 TRIPS = {"untouched": 0, "read only": 1, "read and write": 2}
 Install = Callable[[Flask], object]
 
