@@ -22,13 +22,13 @@ import pytest
 import redis
 import redis.asyncio
 import uvloop
-from race import Absent, Race, built
+from race import SHARE, Absent, Race, built
 
 from cysession.storage.redis.client import Client
 from cysession.storage.redis.wire import Template
 from tests.redis.servers import RedisServer
 
-COMMANDS = 4096  # a round; a multiple of all numbers of tasks and threads
+COMMANDS = max(1, int(16 * min(1.0, SHARE))) * 256  # a round; a multiple of all numbers of tasks and threads
 SECONDS = 2.0  # a client
 ASKED = 2  # rounds that the server is asked about
 BARE_SOCKET = "a bare socket with hiredis"
