@@ -115,7 +115,7 @@ class Held:
 
 @asynccontextmanager
 async def open_ours(server: RedisServer) -> AsyncIterator[Worker]:
-    client = Client(server.url, timeout=5.0)
+    client = Client(server.url, timeout=60.0)
 
     async def worker(keys: Plan) -> None:
         for key, save in keys:
@@ -164,7 +164,7 @@ async def open_glide(server: RedisServer) -> AsyncIterator[Worker]:
     import glide
 
     where = [glide.NodeAddress(server.host, server.port)]
-    client = await glide.GlideClient.create(glide.GlideClientConfiguration(where, request_timeout=5000))
+    client = await glide.GlideClient.create(glide.GlideClientConfiguration(where, request_timeout=60000))
     expiry = glide.ExpirySet(glide.ExpiryType.SEC, TTL)
 
     async def worker(keys: Plan) -> None:
@@ -246,7 +246,7 @@ class Crew:
 
 @contextmanager
 def ours_blocking(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
-    client = Client(server.url, timeout=5.0)
+    client = Client(server.url, timeout=60.0)
 
     def work(keys: Plan) -> None:
         for key, save in keys:
