@@ -105,6 +105,7 @@ class Race:
         *,
         compare: str | None = None,
         times: int = 1,
+        base: str | None = None,
         bars: Mapping[str, float] | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> None:
@@ -133,6 +134,8 @@ class Race:
             result.extra_info.update({key: round(value, 2) for key, value in found[name].items()})
             if compare is not None:
                 result.extra_info["compare"] = compare
+        if base is not None:
+            results[base].extra_info["base"] = True
         self._annotate(results, absent, bars, notes)
 
     def _annotate(

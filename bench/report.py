@@ -110,6 +110,10 @@ def reference(group: list[Row]) -> Row:
 
 
 def our_best(group: list[Row]) -> Row | None:
+    """The row of ours that a table is about, if it says so, or the one that costs least."""
+    for row in group:
+        if row.ours and row.extra.get("base"):
+            return row
     return min((row for row in group if row.ours), key=lambda row: row.cost, default=None)
 
 

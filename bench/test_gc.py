@@ -26,6 +26,7 @@ def test_pauses(race: Race) -> None:
         f"garbage collection, {COUNT:,} live sessions",
         {way: lambda way=way: pauses(way) for way in WAYS},  # type: ignore[misc]
         compare="full collection, ms",
+        base="cysession, three keys",
         bars={"cysession, three keys": 30.0},
         notes=NOTES,
     )

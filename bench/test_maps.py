@@ -21,6 +21,7 @@ SIZES = (10_000, max(COUNT, 20_000))
 VALUE = object()
 NOTES = {
     "dict": "expiry, locks",
+    "cachebox TTLCache": "idle time: a get does not begin it anew",
     "lru-dict": "expiry: it only forgets what was not used for longest",
 }
 

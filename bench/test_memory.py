@@ -16,5 +16,6 @@ def test_memory(race: Race) -> None:
         f"memory, {COUNT:,} sessions",
         {way: lambda way=way: {"bytes a session": measured(way)["bytes"]} for way in WAYS},  # type: ignore[misc]
         compare="bytes a session",
+        base="cysession, three keys",
         notes=NOTES,
     )

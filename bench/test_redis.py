@@ -22,13 +22,13 @@ import pytest
 import redis
 import redis.asyncio
 import uvloop
-from race import Absent, Race, built
+from race import SHARE, Absent, Race, built
 
 from cysession.storage.redis.client import Client
 from cysession.storage.redis.wire import Template
 from tests.redis.servers import RedisServer
 
-COMMANDS = 4096  # a round; a multiple of all numbers of tasks and threads
+COMMANDS = max(1, int(16 * min(1.0, SHARE))) * 256  # a round; a multiple of all numbers of tasks and threads
 SECONDS = 2.0  # a client
 ASKED = 2  # rounds that the server is asked about
 BARE_SOCKET = "a bare socket with hiredis"
@@ -115,7 +115,7 @@ class Held:
 
 @asynccontextmanager
 async def open_ours(server: RedisServer) -> AsyncIterator[Worker]:
-    client = Client(server.url, timeout=5.0)
+    client = Client(server.url, timeout=60.0)
 
     async def worker(keys: Plan) -> None:
         for key, save in keys:
@@ -164,7 +164,7 @@ async def open_glide(server: RedisServer) -> AsyncIterator[Worker]:
     import glide
 
     where = [glide.NodeAddress(server.host, server.port)]
-    client = await glide.GlideClient.create(glide.GlideClientConfiguration(where, request_timeout=5000))
+    client = await glide.GlideClient.create(glide.GlideClientConfiguration(where, request_timeout=60000))
     expiry = glide.ExpirySet(glide.ExpiryType.SEC, TTL)
 
     async def worker(keys: Plan) -> None:
@@ -246,7 +246,7 @@ class Crew:
 
 @contextmanager
 def ours_blocking(server: RedisServer) -> Iterator[Callable[[Plan], None]]:
-    client = Client(server.url, timeout=5.0)
+    client = Client(server.url, timeout=60.0)
 
     def work(keys: Plan) -> None:
         for key, save in keys:

@@ -73,7 +73,7 @@ class Ours:
     storage: ClassVar[type[RedisStorage]] = RedisStorage
 
     def __init__(self, url: str) -> None:
-        self.manager = Manager(TTL, self.storage(url, timeout=5.0))
+        self.manager = Manager(TTL, self.storage(url, timeout=60.0))
 
     async def fill(self) -> list[str]:
         return [await self._made(number) for number in range(SESSIONS)]

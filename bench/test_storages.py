@@ -43,8 +43,8 @@ def redis_storages(server: RedisServer) -> dict[str, Manager]:
     from cysession import RedisHashStorage, RedisStorage
 
     return {
-        "cysession, Redis": Manager(TTL, RedisStorage(server.url, timeout=5.0)),
-        "cysession, Redis hashes": Manager(TTL, RedisHashStorage(server.url, timeout=5.0)),
+        "cysession, Redis": Manager(TTL, RedisStorage(server.url, timeout=60.0)),
+        "cysession, Redis hashes": Manager(TTL, RedisHashStorage(server.url, timeout=60.0)),
     }
 
 
