@@ -1,9 +1,10 @@
 """How long until a new process has served its first session?
 
 Every figure is from a new interpreter that finds the modules' bytecode, as after an installation, the best of several:
-a busy machine makes it longer and nothing makes it shorter. "Import" is what `import` takes in a process that has nothing else; the bar is 30 ms for the base package.
-"Start" is everything from before the import to the end of the first request that wrote a session: the interpreter's own
-start is the same for all and left out. Peers are imported as a program that uses their sessions would.
+a busy machine makes it longer and nothing makes it shorter. "Import" is what `import` takes in a process that has
+nothing else; the bar is 30 ms for the base package. "Start" is everything from before the import to the end of the
+first request that wrote a session: the interpreter's own start is the same for all and left out. Peers are imported as
+a program that uses their sessions would.
 """
 
 import os
