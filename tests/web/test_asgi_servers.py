@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,19 @@ class Server:
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         own = {"PYTHONPATH": paths, "CYSESSION_TEST_DIR": str(self.directory), **environment}
         self._process = subprocess.Popen(
-            self._command, cwd=self.directory, env={**os.environ, **own}, stderr=subprocess.DEVNULL
+            self._command,
+            cwd=self.directory,
+            env={**os.environ, **own},
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # granian's workers outlive a parent that is killed: they are ended with it
         )
         wait_for("the server's first answer", self._answers)
 
     def _answers(self) -> bool:
         assert self._process is not None and self._process.poll() is None, "the server ended by itself"
+        return self._listens()
+
+    def _listens(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return True
@@ -78,12 +85,17 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(how)
+        if how is signal.SIGKILL:
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
         try:
             process.wait(PATIENCE)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            wait_for("the end of its workers", lambda: not self._listens())
 
     def browser(self) -> httpx2.Client:
         return httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE, trust_env=False)
