@@ -1,5 +1,6 @@
 """The Prometheus collector, and docs/metrics.md: every stable key of the statistics, by the names it gives them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -141,6 +142,5 @@ def test_the_page_gives_every_metric_its_name() -> None:
 def test_the_example_of_the_page_runs() -> None:
     example = re.search(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert example is not None
-    subprocess.run(
-        [sys.executable, "-c", example[1]], check=True, timeout=60, env={"PYTHONPATH": ":".join(sys.path)}
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", example[1]], check=True, timeout=60, env=environment)
