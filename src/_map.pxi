@@ -353,17 +353,17 @@ cdef Record map_load(Map *m, object session_id, int64_t now, int64_t ttl, bint t
 cdef Record map_follow(Map *m, object name, int64_t now, int64_t ttl, bint touch):
     """`map_load` of an id that was rotated: over as many signs as there were rotations within one grace window."""
     cdef Key key
-    cdef PyObject *out
+    cdef PyObject *out = NULL
     cdef Node *dead
     cdef Outcome outcome = RENAMED
     while outcome == RENAMED:
-        out, dead = NULL, NULL
+        dead = NULL
         key_from(&key, name)
         outcome = shard_get_locked(shard_of(m, &key), &key, now, ttl, touch, &out, &dead)
         if dead != NULL:
             bury(m, dead)
         if outcome == RENAMED:
-            name = steal(out)
+            name, out = steal(out), NULL
     return record_from(out) if outcome == DONE else None
 
 
