@@ -31,7 +31,7 @@ from pathlib import Path
 
 import hiredis
 import msgpack
-from workload import NAME, populate, reading, writing
+from workload import NAME, looking_up_one, populate, reading_one, writing_one
 
 from cysession import FileStorage, Manager, MemoryStorage, Record, codec
 
@@ -68,8 +68,7 @@ class Empty:
 
 
 def cycles(manager: Manager, session_id: str) -> tuple[Loop, Loop]:
-    read, write = reading(manager), writing(manager)
-    return lambda count: read([session_id] * count), lambda count: write([session_id] * count)
+    return reading_one(manager, session_id), writing_one(manager, session_id)
 
 
 def times(call: Callable[[], object]) -> Loop:
@@ -89,16 +88,8 @@ def in_memory() -> dict[str, tuple[Loop, Loop, int]]:
     session_id = populate(manager, 1)[0]
     table = manager.storage.table
     assert table is not None
-    get, look = {session_id: "value"}.get, table.get
-
-    def bare(count: int) -> None:
-        for _ in range(count):
-            get(session_id)
-
-    def lookup(count: int) -> None:
-        for _ in range(count):
-            look(session_id)
-
+    bare = looking_up_one({session_id: "value"}.get, session_id)
+    lookup = looking_up_one(table.get, session_id)
     read, write = cycles(manager, session_id)
     return {
         "table_get_to_dict_get": (lookup, bare, 2000),

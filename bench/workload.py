@@ -81,3 +81,39 @@ def looking_up(get: Callable[[str], object]) -> Cycle:
             get(key)
 
     return run
+
+
+# One session again and again. The loop is the same for all that is compared, `dict.get` included.
+
+
+def looking_up_one(get: Callable[[str], object], key: str) -> Callable[..., None]:
+    def run(count: int = LOOP) -> None:
+        for _ in range(count):
+            get(key)
+
+    return run
+
+
+def reading_one(manager: Manager, key: str) -> Callable[..., None]:
+    new = manager.new
+
+    def run(count: int = LOOP) -> None:
+        for _ in range(count):
+            session = new(key)
+            session.get("uid")
+            session.close()
+
+    return run
+
+
+def writing_one(manager: Manager, key: str) -> Callable[..., None]:
+    new = manager.new
+
+    def run(count: int = LOOP) -> None:
+        for _ in range(count):
+            session = new(key)
+            session.get("uid")
+            session.set("name", NAME)
+            session.close()
+
+    return run
