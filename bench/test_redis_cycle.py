@@ -224,7 +224,7 @@ class FlaskSession(Peer):
         import flask
         from flask_session.redis import RedisSessionInterface
 
-        self.app = flask.Flask("bench")
+        self.app = flask.Flask("bench", root_path=str(Path(__file__).parent))
         self.interface = RedisSessionInterface(self.app, client=redis.Redis.from_url(self.url))
         self.response: Any = SimpleNamespace(vary=set(), set_cookie=lambda *_, **__: None)
 
