@@ -29,7 +29,7 @@ SHARE = float(os.environ.get("CYSESSION_BENCH_TIME", "1"))
 WARM_UP = 0.05 * SHARE  # seconds a contender, and at least two rounds
 SECONDS = 0.4  # a contender
 ROUNDS = (10, 2000)  # at least, at most
-PATIENCE = 4  # times the budget
+PATIENCE = 10  # seconds beyond that, for the least rounds
 
 Contender = Callable[..., object]
 Arguments = Callable[[], tuple[Any, ...]]
@@ -185,7 +185,7 @@ class Race:
             least, most = max(3, int(rounds[0] * min(SHARE, 1))), rounds[1]
             for turn in range(most):
                 spent = clock() - begun
-                if spent > budget and (turn >= least or (turn >= 3 and spent > PATIENCE * budget)):
+                if spent > budget and (turn >= least or (turn >= 3 and spent > budget + PATIENCE)):
                     break  # not even the least rounds, where one contender is slower by a thousand times
                 order.append(order.pop(0))
                 for run, make, note in order:
