@@ -15,7 +15,11 @@ from cysession.testing import FakeClock
 
 
 @pytest.fixture(params=["memory", "file", "sealed"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+def storage(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Storage]:
+    # The memory storage's own thread would expire sessions beside the tests, which count what `sweep()` removes.
+    monkeypatch.setattr("cysession.storage.driver.Driver.start", lambda self: None)
     made: Storage = MemoryStorage()
     if request.param == "sealed":
         pytest.importorskip("cryptography")  # no wheel of it fits where the suites run without the GIL
