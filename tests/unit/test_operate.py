@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cysession import FileStorage, Manager, MemoryStorage, NotSupported, Record, Storage
+from cysession.storage import memory
 from cysession.storage.file import survey
 from cysession.storage.operate import Finding, Summary
 from cysession.storage.users import index_name
@@ -107,6 +108,27 @@ def test_the_index_of_a_user_tells_the_applications_ttl(tmp_path: Path) -> None:
     index = storage.summary(index_name("anna"))
     assert index is not None and index.idle == 2 * 1000 + 120
     assert storage.summary(index_name("ben")) is None
+
+
+def test_a_sweep_of_many_counts_all_of_them_and_lets_other_threads_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cysession.storage.driver.Driver.start", lambda self: None)
+    naps: list[float] = []
+    monkeypatch.setattr(memory, "TURN", 0.0)  # a turn of one slice
+    monkeypatch.setattr(memory.time, "sleep", naps.append)
+    clock, storage = FakeClock(), MemoryStorage()
+    manager = Manager(1000, storage, clock=clock)
+    many = 5 * memory.SLICE
+    for _ in range(many):
+        store(manager)
+    clock.advance(1001)
+    assert storage._sweep() == memory.PAUSE  # the thread of the storage sleeps as well
+    left = len(storage)
+    assert 0 < left < many
+    assert storage.sweep() == left and len(storage) == 0
+    assert naps and set(naps) == {memory.PAUSE}
+    assert storage._sweep() == memory.TICK
 
 
 def test_what_is_no_record_is_in_no_scan(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from .users import SECOND, SETTLE, USER_KEY
 __all__ = ["MemoryStorage"]
 
 SHARDS = 64  # of the table
-SLICE = 256  # sessions looked at before other threads get their turn
+SLICE = 256  # sessions looked at between two looks at the clock
+TURN = 0.001  # seconds of sweeping before other threads get their turn
+PAUSE = 0.0001  # seconds of their turn; a thread that does not sleep keeps the GIL for another 5 ms
 USERS_SLICE = 64  # users whose entries are looked at in one go
 TICK = 1.08  # seconds between two looks at the wheel: a little more than its tick
 
@@ -90,9 +92,9 @@ class MemoryStorage(Storage):
             self._on_expire(gone)
 
     def _sweep(self) -> float:
-        """One slice; then at once the next one, or a tick's rest."""
-        if self.table.expire(SLICE)[1]:
-            return 0.0
+        """A turn; then the next one after a short pause, or a tick's rest."""
+        if self._expire(TURN)[1]:
+            return PAUSE
         self._sweep_users()
         return TICK
 
@@ -194,12 +196,23 @@ class MemoryStorage(Storage):
 
     def sweep(self, budget_s: float | None = None) -> int:
         """Remove what has expired, as the clean-up thread does, for about `budget_s` seconds; how many sessions."""
-        end = time.monotonic() + (float("inf") if budget_s is None else budget_s)
         removed, more = 0, True
-        while more and time.monotonic() < end:
+        end = time.monotonic() + (float("inf") if budget_s is None else budget_s)
+        while more and (left := end - time.monotonic()) > 0:
+            count, more = self._expire(min(left, TURN))
+            removed += count
+            if more:
+                time.sleep(PAUSE)
+        return removed
+
+    def _expire(self, seconds: float) -> tuple[int, bool]:
+        """Slice after slice for so long: how many sessions went, and whether more are due."""
+        removed, end = 0, time.monotonic() + seconds
+        while True:
             count, more = self.table.expire(SLICE)
             removed += count
-        return removed
+            if not more or time.monotonic() >= end:
+                return removed, more
 
     def examine(self) -> Iterator[Finding]:
         yield Finding(
