@@ -13,13 +13,10 @@ raises is logged and undoes nothing. No event holds an id: `session` is `Storage
 that mean nothing outside this process and its forks.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
 __all__ = ["EVENTS", "Event", "Hook", "Hooks"]
-
-log = logging.getLogger("cysession.events")
 
 EVENTS: Final = ("created", "regenerated", "destroyed", "revoked", "expired", "unknown_id", "corrupt")
 
@@ -55,6 +52,8 @@ class Hooks:
             try:
                 hook(Event(kind, fingerprint, user))
             except Exception:
-                log.exception(
+                import logging  # here: a fifth of the package's import, and seldom needed
+
+                logging.getLogger("cysession.events").exception(
                     "a hook for %r events failed; what it was told of has happened all the same", kind
                 )

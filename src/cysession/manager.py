@@ -1,5 +1,7 @@
 """Manager: what an application holds. It carries the policy; sessions read it, storages keep the records."""
 
+from __future__ import annotations  # evaluating them costs import time
+
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
@@ -9,7 +11,7 @@ from ._core import ManagerCore, Record, Session
 from .errors import StorageMisconfigured
 from .events import Hook, Hooks
 from .ids import new_id
-from .storage import Storage, open_storage
+from .storage import Storage
 
 __all__ = ["Manager", "Policy", "SessionInfo", "Stats"]
 
@@ -121,6 +123,8 @@ class Manager(ManagerCore):
             "max_per_user": max_per_user,
         }
         if storage is None:
+            from .storage import open_storage
+
             storage = open_storage("file://")
         self._clock = clock
         self._hooks = Hooks()
@@ -145,6 +149,8 @@ class Manager(ManagerCore):
         max_per_user: int = 0,
     ) -> Self:
         """A manager over the storage that a URL names: "memory://", "file:///var/lib/app", "redis://..."."""
+        from .storage import open_storage
+
         return cls(
             ttl,
             open_storage(url),

@@ -1,4 +1,4 @@
-"""What `import cysession` brings along: nothing that a program may never use. Its time: bench/test_import.py."""
+"""What `import cysession` brings along: nothing that a program may never use. Its time: bench/test_start.py."""
 
 import subprocess
 import sys
@@ -18,6 +18,13 @@ HEAVY = {
     "tempfile",
     "secrets",
     "json",
+    "logging",
+    "msgpack",
+    "uuid",
+    "platform",
+    "decimal",
+    "urllib",
+    "ipaddress",
 }
 HEAVY |= {"multiprocessing", "concurrent", "email", "argparse", "sqlite3", "subprocess", "typing_extensions"}
 FRAMEWORKS = {
@@ -49,8 +56,8 @@ def brought(statement: str) -> set[str]:
 
 
 # Newer interpreters bring some of it with the plainest parts of their library: 3.14 has `ast` and `inspect` behind
-# NamedTuple and behind the colours of tracebacks, which logging imports.
-HEAVY -= brought("import logging, typing; typing.NamedTuple('Pair', [('first', int)])")
+# NamedTuple.
+HEAVY -= brought("import typing; typing.NamedTuple('Pair', [('first', int)])")
 
 
 def test_the_package_brings_neither_frameworks_nor_what_is_used_later() -> None:

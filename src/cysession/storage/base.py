@@ -18,7 +18,8 @@ any later.
 The methods with GoFrame's names take seconds, the record protocol takes nanoseconds of `now_ns()`.
 """
 
-import logging
+from __future__ import annotations  # evaluating them takes half of this module's import
+
 import os
 import threading
 import time
@@ -29,7 +30,6 @@ from typing import Any, ClassVar, Self
 
 from cysession import ids
 from cysession._core import Delta, Record, SessionTable
-from cysession.codec import pack
 from cysession.errors import (
     CorruptRecord,
     NotSupported,
@@ -43,8 +43,6 @@ from . import users
 from .operate import Finding, Summary
 
 __all__ = ["Storage"]
-
-log = logging.getLogger("cysession.storage")
 
 PUBLIC = (  # GoFrame's names
     *("new", "get", "get_map", "get_size", "set", "set_map", "remove", "remove_all"),
@@ -75,7 +73,7 @@ class Storage:
     overrides: ClassVar[frozenset[str]] = frozenset()
     """Which of GoFrame's methods this class brings itself; the others are made of them."""
 
-    _backing: ClassVar["type[_Whole] | type[_Keyed] | None"] = None
+    _backing: ClassVar[type[_Whole] | type[_Keyed] | None] = None
     _missing: ClassVar[str] = "a subclass of Storage"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -94,7 +92,7 @@ class Storage:
         self._listeners = ()
         return self
 
-    _stripes: "Stripes"
+    _stripes: Stripes
     _touched: dict[str, int]  # id -> when idle time was last begun anew through this object
     _corrupt: int
     _listeners: tuple[Callable[[str, str], object], ...]
@@ -492,7 +490,9 @@ class Storage:
         self._corrupt += 1
         fingerprint = self.fingerprint(session_id)
         if self._corrupt == 1:
-            log.warning(
+            import logging  # here: a fifth of the package's import, and seldom needed
+
+            logging.getLogger("cysession.storage").warning(
                 "session %s: %s; treated as missing (counted in stats(), not logged again)",
                 fingerprint,
                 reason,
@@ -511,7 +511,7 @@ def _alias_of(record: Record) -> str | None:
     return target if isinstance(target, str) else None
 
 
-def _choose(cls: type[Storage]) -> "tuple[type[_Whole] | type[_Keyed] | None, str]":
+def _choose(cls: type[Storage]) -> tuple[type[_Whole] | type[_Keyed] | None, str]:
     """How this class stores, or what it lacks."""
     if cls.load_record is not Storage.load_record:
         return None, ""
@@ -572,6 +572,8 @@ class _Keyed:
         if before is not None:
             gone = [key for key in before if key not in data]
             stored = dict(before.raw_items())
+            from cysession.codec import pack  # here: a program with its sessions in memory needs no codec
+
             data = {key: v for key, v in data.items() if key not in stored or pack(v) != pack(stored[key])}
         data[META] = f"{record.birth:x} {record.created:x} {record.cap:x} {record.ttl:x}"
         if "set_map" in storage.overrides:
@@ -622,7 +624,7 @@ class Stripes:
                 lock.release()
 
 
-_forked: "weakref.WeakSet[Stripes]" = weakref.WeakSet()
+_forked: weakref.WeakSet[Stripes] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
