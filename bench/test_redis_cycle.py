@@ -17,6 +17,7 @@ direction turns towards the server again, a round trip has begun. Connection set
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import itertools
 import json
@@ -384,12 +385,19 @@ class Relay:
         self.reset()
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
     def reset(self) -> None:
         self.trips = self.sent = self.received = 0
 
     def _accept(self) -> None:
         while True:
-            client, _ = self.listener.accept()
+            try:
+                client, _ = self.listener.accept()
+            except OSError:  # closed
+                return
             upstream = socket.create_connection(("127.0.0.1", self.server))
             for end in (client, upstream):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -398,15 +406,17 @@ class Relay:
                 threading.Thread(target=self._pass_on, args=(*pair, turned), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, target: socket.socket, up: bool, turned: list[bool]) -> None:
-        while data := source.recv(65536):
-            if up:
-                self.trips += turned[0]
-                self.sent += len(data)
-            else:
-                self.received += len(data)
-            turned[0] = not up
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+        """Both threads of a connection end with it, and each closes the end that it read from."""
+        with source, contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if up:
+                    self.trips += turned[0]
+                    self.sent += len(data)
+                else:
+                    self.received += len(data)
+                turned[0] = not up
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
 
 def on_the_wire(server: RedisServer, way: str, count: int = 200) -> tuple[float, float, float]:
@@ -418,6 +428,7 @@ def on_the_wire(server: RedisServer, way: str, count: int = 200) -> tuple[float,
     running.cycles(count, tasks=1)
     found = relay.trips / count, relay.sent / count, relay.received / count
     running.close()
+    relay.close()
     return found
 
 
