@@ -58,7 +58,6 @@ import os
 from _thread import RLock      # what threading.RLock() makes, without a call of Python in between
 from collections.abc import Mapping, MutableMapping
 from datetime import timedelta, timezone
-from hashlib import blake2s
 from sys import modules
 from time import time_ns
 from zlib import crc32

@@ -96,6 +96,7 @@ cdef class Record:
 
 cdef object record_handle(Record r):
     cdef object birth = r._birth
+    from hashlib import blake2s     # here: it loads OpenSSL, and most programs never ask for a handle
     return blake2s(birth.to_bytes(8, "little"), digest_size=8, person=b"cysessn").hexdigest()
 
 

@@ -9,7 +9,6 @@ id. Logs and events name a session by `fingerprint`, which means nothing outside
 import os
 import re
 from binascii import b2a_base64
-from hashlib import blake2s, sha256
 
 __all__ = ["ID_BYTES", "MAX_LENGTH", "fingerprint", "locator", "new_id", "storage_key", "well_formed"]
 
@@ -43,6 +42,8 @@ def storage_key(session_id: str, realm: str = "") -> str:
         return session_id[1:]
     name = realm.encode("utf-8", "surrogatepass")
     text = b"cysession:%d:%b:%b" % (len(name), name, session_id.encode("utf-8", "surrogatepass"))
+    from hashlib import sha256  # here: it loads OpenSSL, and sessions in memory need no such name
+
     return sha256(text).hexdigest()
 
 
@@ -53,4 +54,6 @@ def locator(session_id: str, realm: str = "") -> str:
 
 def fingerprint(session_id: str) -> str:
     """8 hex digits that name this session in logs; keyed, so nobody can test guessed ids against a log."""
+    from hashlib import blake2s
+
     return blake2s(session_id.encode("utf-8", "surrogatepass"), digest_size=4, key=_log_key).hexdigest()

@@ -18,6 +18,7 @@ HEAVY = {
     "tempfile",
     "secrets",
     "json",
+    "hashlib",
     "logging",
     "msgpack",
     "uuid",

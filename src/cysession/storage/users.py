@@ -16,7 +16,6 @@ the answers: `run` makes the calls, `arun` awaits their async twins.
 
 import contextlib
 from collections.abc import Generator, Iterable, Mapping
-from hashlib import sha256
 from typing import Any, Final, Protocol, TypeVar
 
 from cysession._core import Delta, Record
@@ -48,6 +47,8 @@ class Store(Protocol):
 
 def index_name(user: str) -> str:
     """The name of a user's index record."""
+    from hashlib import sha256  # here: see ids.storage_key
+
     return INDEX + sha256(b"cysession-user:" + user.encode("utf-8", "surrogatepass")).hexdigest()
 
 
