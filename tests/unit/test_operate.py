@@ -110,25 +110,35 @@ def test_the_index_of_a_user_tells_the_applications_ttl(tmp_path: Path) -> None:
     assert storage.summary(index_name("ben")) is None
 
 
-def test_a_sweep_of_many_counts_all_of_them_and_lets_other_threads_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def due(monkeypatch: pytest.MonkeyPatch) -> MemoryStorage:
+    """Five slices of expired sessions, and nobody who clears them up."""
     monkeypatch.setattr("cysession.storage.driver.Driver.start", lambda self: None)
-    naps: list[float] = []
-    monkeypatch.setattr(memory, "TURN", 0.0)  # a turn of one slice
-    monkeypatch.setattr(memory.time, "sleep", naps.append)
     clock, storage = FakeClock(), MemoryStorage()
     manager = Manager(1000, storage, clock=clock)
-    many = 5 * memory.SLICE
-    for _ in range(many):
+    for _ in range(5 * memory.SLICE):
         store(manager)
     clock.advance(1001)
-    assert storage._sweep() == memory.PAUSE  # the thread of the storage sleeps as well
-    left = len(storage)
-    assert 0 < left < many
-    assert storage.sweep() == left and len(storage) == 0
+    return storage
+
+
+@pytest.mark.parametrize("turn", [0.0, 3600.0], ids=["a slice a turn", "all in one turn"])
+def test_a_sweep_of_many_counts_all_of_them(
+    due: MemoryStorage, monkeypatch: pytest.MonkeyPatch, turn: float
+) -> None:
+    monkeypatch.setattr(memory, "TURN", turn)
+    assert due.sweep() == 5 * memory.SLICE and len(due) == 0
+
+
+def test_whoever_sweeps_sleeps_between_turns(due: MemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another thread waits for the GIL until the interpreter takes it away, 5 ms later."""
+    naps: list[float] = []
+    monkeypatch.setattr(memory, "TURN", 0.0)
+    monkeypatch.setattr(memory.time, "sleep", naps.append)
+    assert due._sweep() == memory.PAUSE and 0 < len(due) < 5 * memory.SLICE  # the thread: its driver sleeps
+    due.sweep()
     assert naps and set(naps) == {memory.PAUSE}
-    assert storage._sweep() == memory.TICK
+    assert due._sweep() == memory.TICK
 
 
 def test_what_is_no_record_is_in_no_scan(tmp_path: Path) -> None:
