@@ -28,7 +28,6 @@ from .records import (
     KIND,
     RECORD,
     USED,
-    VERSION,
     Change,
     Check,
     Layout,
@@ -100,8 +99,11 @@ class Hashes:
         size = len(head) + sum(len(field) + len(value) for field, value in fields.items())
         return Stored(record, None, header.idle, used, tokens, head, reply, size, checks)
 
-    def version(self, reply: object) -> bytes:
-        return _fields(reply).get(b"", b"")[VERSION]
+    def version(self, stored: Stored) -> bytes:
+        return stored.head[USED.size :]
+
+    def version_read(self, reply: object) -> bytes:
+        return _fields(reply).get(b"", b"")[USED.size :]
 
     def build(
         self, place: Place, record: Record, tokens: bytes, idle: int, used: int, change: Change | None = None

@@ -10,10 +10,10 @@ The key is a prefix and the SHA-256 of the session's id, so nothing at rest, in 
 anybody in. The record's checksum covers key and tokens too: a string that was copied to another key, or put
 together from two, is as good as none.
 
-A writer names the token that it has read, and brings a fresh one. If another stands there by now, the write is
-refused and answered with what is stored; a writer that finds its own token there, or among the three before it,
-learns that its first attempt did arrive and only the answer was lost. No token is ever given out twice, so a write
-that was delayed on its way changes nothing after any later one.
+A writer names what it has read, by a digest, and brings a fresh token. If what is stored has changed since, the
+write is refused and answered with what is stored now; a writer that finds its own token there, or among the
+three before it, learns that its first attempt did arrive and only the answer was lost. No token is ever given
+out twice, so a write that was delayed on its way changes nothing after any later one.
 
 Idle time is the key's own time to live, kept by the server: nodes need no common clock for it. Only with a
 clock of the manager's (`Manager(clock=...)`) does `used` decide, and the time to live merely cleans up.
@@ -22,6 +22,7 @@ clock of the manager's (`Manager(clock=...)`) does `used` decide, and the time t
 import itertools
 import os
 import struct
+from hashlib import sha1
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
@@ -158,11 +159,6 @@ class Stored:
         self.size = size  # bytes, about
         self.checks = checks  # of a hash: what is known of every field
 
-    @property
-    def version(self) -> bytes:
-        """What `Layout.swap` compares."""
-        return self.tokens[:TOKEN]
-
 
 class Place:
     """Where a session is kept, and what this process last saw there."""
@@ -198,8 +194,12 @@ class Layout(Protocol):
         """Raises CorruptRecord."""
         ...
 
-    def version(self, reply: object) -> bytes:
-        """Stored.version of what was read, also if it does not decode."""
+    def version(self, stored: Stored) -> bytes:
+        """What `swap` compares."""
+        ...
+
+    def version_read(self, reply: object) -> bytes:
+        """The same of a reply, also of one that does not decode."""
         ...
 
     def build(
@@ -243,7 +243,6 @@ class Layout(Protocol):
 
 # ---- one string a session ------------------------------------------------------------------------------
 
-VERSION = slice(USED.size, USED.size + TOKEN)
 RECORD = USED.size + Tokens.SIZE  # where codec's record begins
 HEAD = RECORD + codec.HEADER_SIZE
 FLAGS = RECORD + 5
@@ -269,8 +268,11 @@ class Blobs:
             return Stored(record, key_in(payload), header.idle, used, tokens, reply, reply, len(reply))
         return Stored(codec.build(header, payload), None, header.idle, used, tokens, reply, reply, len(reply))
 
-    def version(self, reply: object) -> bytes:
-        return reply[VERSION] if type(reply) is bytes else b""
+    def version(self, stored: Stored) -> bytes:
+        return _digest(stored.head)
+
+    def version_read(self, reply: object) -> bytes:
+        return _digest(reply if type(reply) is bytes else b"")
 
     def build(
         self, place: Place, record: Record, tokens: bytes, idle: int, used: int, change: Change | None = None
@@ -292,7 +294,7 @@ class Blobs:
     def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
         raw = b"" if new is None else new.head
         life = b"%d" % ttl_ms
-        packed = _SWAP % (len(place.key), place.key, len(version), version, len(raw), raw, len(life), life)
+        packed = _SWAP % (len(place.key), place.key, version, len(raw), raw, len(life), life)
         return Request(place.key, packed, scripts.SWAP, (version, raw, life), changes=True)
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
@@ -321,9 +323,14 @@ def read_head(head: bytes) -> tuple[codec.Header, int]:
     return codec.peek(head[RECORD:]), USED.unpack_from(head)[0]
 
 
+def _digest(raw: bytes) -> bytes:
+    # What Redis can compute; it tells versions apart and keeps nobody out.
+    return sha1(raw[USED.size :], usedforsecurity=False).hexdigest().encode("ascii")
+
+
 # What every commit sends, packed by hand: five times as fast as by hiredis.
 _SWAP = (
-    b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n"
+    b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%%d\r\n%%b\r\n$40\r\n%%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n"
     % scripts.SWAP.digest
 )
 

@@ -21,10 +21,10 @@ __all__ = [
 
 # ---- one string a session (records.py) -----------------------------------------------------------------
 
-# session, the token that was read, the new string or "" to delete, ms to live
+# session, SHA-1 of what was read from its token on, the new string or "" to delete, ms to live
 SWAP = Script("""\
-local stored = redis.call('GETRANGE', KEYS[1], 8, 15)
-if stored == ARGV[1] then
+local stored = redis.call('GETRANGE', KEYS[1], 8, -1)
+if redis.sha1hex(stored) == ARGV[1] then
   if ARGV[2] == '' then
     redis.call('DEL', KEYS[1])
   else
@@ -64,12 +64,12 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
 """)
 
-# session, the token that was read, ms to live, its new head or "" to delete, "1" to replace all,
+# session, its head as it was read from the token on, ms to live, its new head or "" to delete, "1" to replace all,
 # how many fields to remove, these, then fields and values
 HASH_SWAP = Script("""\
 local head = redis.call('HGET', KEYS[1], '')
 if not head then return 0 end
-if string.sub(head, 9, 16) ~= ARGV[1] then return redis.call('HGETALL', KEYS[1]) end
+if string.sub(head, 9) ~= ARGV[1] then return redis.call('HGETALL', KEYS[1]) end
 if ARGV[3] == '' then
   redis.call('DEL', KEYS[1])
   return 1

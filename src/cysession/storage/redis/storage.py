@@ -220,7 +220,7 @@ class RedisStorage(Uses, Overview):
                     return True
                 if self._alive(place, stored, ttl):
                     return False
-            if (yield self._layout.swap(place, self._layout.version(there), made, life)) == 1:
+            if (yield self._layout.swap(place, self._layout.version_read(there), made, life)) == 1:
                 return True
         raise StorageUnavailable(_CONTENDED)
 
@@ -307,7 +307,7 @@ class RedisStorage(Uses, Overview):
         made = self._planned(place, stored, delta, token, ttl)
         life = 0 if made is None else self._life(made, ttl, made.used)
         layout = self._layout
-        return Attempt(token, made, layout.swap(place, stored.version, made, life))
+        return Attempt(token, made, layout.swap(place, layout.version(stored), made, life))
 
     def _planned(self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int) -> Stored | None:
         """What is to be stored; None: nothing is left."""
@@ -392,7 +392,7 @@ class RedisStorage(Uses, Overview):
             copy = yield from self._copy(target, stored, copy, token, ttl)
             sign = self._sign(place, target, stored, token, grace) if grace > 0 else None
             life = 0 if sign is None else self._life(sign, 0, self.now_ns())
-            reply = yield layout.swap(place, stored.version, sign, life)
+            reply = yield layout.swap(place, layout.version(stored), sign, life)
             if reply != 1:
                 stored = self._understand(place, reply) if reply else None
                 if stored is None or stored.alias is None or not Tokens.has(stored.tokens, token):
@@ -420,7 +420,7 @@ class RedisStorage(Uses, Overview):
             if not (yield from self._put(target, made, token, ttl)):
                 raise StorageUnavailable("the fresh id is in use already; check the id function")
         elif (
-            yield self._layout.swap(target, copy.version, made, self._life(made, ttl, now))
+            yield self._layout.swap(target, self._layout.version(copy), made, self._life(made, ttl, now))
         ) != 1:
             raise StorageUnavailable("the copy under the fresh id is gone; try again")
         return made
