@@ -381,7 +381,7 @@ def test_doctor_knows_the_rules_of_cookies(
     assert code == (cli.BAD if level == "fail" else cli.DONE)
 
 
-def test_doctor_reads_the_policy_of_the_application(tmp_path: Path) -> None:
+def test_S22_doctor_reads_the_policy_of_the_application(tmp_path: Path) -> None:
     """S6, S7 (ASVS 7.3.1, 7.3.2)."""
     (tmp_path / "shop.py").write_text(
         "from cysession import Manager, MemoryStorage\n"

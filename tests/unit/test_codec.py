@@ -244,7 +244,7 @@ def nest(depth: int, wrap: type = list) -> Any:
 
 
 @pytest.mark.parametrize("wrap", [list, tuple, frozenset])
-def test_Z5_64_levels_are_stored_and_65_are_refused(wrap: type) -> None:
+def test_Z5_V18_64_levels_are_stored_and_65_are_refused(wrap: type) -> None:
     assert codec.decode(codec.encode(record({"k": nest(64, wrap)})))["k"] == nest(64, wrap)
     with pytest.raises(NotSerializable):
         codec.pack(nest(65, wrap))
@@ -374,7 +374,7 @@ def test_Z2_a_record_of_another_kind_is_not_decoded_as_a_plain_one(flags: int) -
         codec.decode(framed(codec.pack({"k": 1}), flags))
 
 
-def test_Z6_a_header_that_promises_gigabytes_allocates_nothing() -> None:
+def test_Z6_V18_a_header_that_promises_gigabytes_allocates_nothing() -> None:
     code = """
 import resource, sys
 from cysession import codec

@@ -156,7 +156,7 @@ def test_no_event_and_no_log_holds_an_id(
     assert len(heard[0].session) == 8
 
 
-def test_a_hook_that_raises_is_logged_and_undoes_nothing(
+def test_R38_a_hook_that_raises_is_logged_and_undoes_nothing(
     manager: Manager, heard: list[Event], caplog: pytest.LogCaptureFixture
 ) -> None:
     @manager.on("destroyed")

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import time
+from base64 import urlsafe_b64decode
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -30,6 +33,17 @@ def test_S1_ids_never_repeat_and_have_no_fixed_column() -> None:
         expected = len(made) / 64
         chi2 = sum((counts[c] - expected) ** 2 / expected for c in SAFE)
         assert chi2 < 150, column  # 63 degrees of freedom: p = 1e-9 per column
+
+
+def test_S2_an_id_says_nothing_of_when_where_or_for_whom_it_was_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Drawn one after the other by one process while the clock stands still: half of all bits differ all the same."""
+    for name in ("time", "time_ns", "monotonic", "monotonic_ns"):
+        monkeypatch.setattr(time, name, lambda: 0)
+    drawn = [int.from_bytes(urlsafe_b64decode(ids.new_id() + "="), "big") for _ in range(1001)]
+    apart = sum((a ^ b).bit_count() for a, b in pairwise(drawn)) / 1000
+    assert 126 < apart < 130  # of 256 bits; a mean of 1,000 has a standard deviation of 0.25
 
 
 def test_V1_a_failing_random_generator_raises_and_has_no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:

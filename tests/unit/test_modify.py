@@ -100,7 +100,7 @@ def test_a_container_that_it_returns_belongs_to_the_session(manager: Manager) ->
     assert manager.new(session.id)["cart"] == ["book", "pen"]
 
 
-def test_what_the_function_raises_leaves_everything_as_it_was(manager: Manager) -> None:
+def test_R38_what_the_function_raises_leaves_everything_as_it_was(manager: Manager) -> None:
     session_id = stored(manager, hits=1)
     session = manager.new(session_id)
     with pytest.raises(ZeroDivisionError):

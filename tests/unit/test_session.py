@@ -178,7 +178,7 @@ def test_an_id_function_that_repeats_itself_is_an_error_not_a_loop(manager: Mana
     assert manager.new("always-the-same").get_map() == {"a": 1}
 
 
-def test_what_an_id_function_raises_reaches_the_caller(manager: Manager) -> None:
+def test_R38_what_an_id_function_raises_reaches_the_caller(manager: Manager) -> None:
     def broken() -> str:
         raise RuntimeError("no ids today")
 

@@ -384,7 +384,7 @@ def test_on_expire_hears_in_batches_of_a_slice(clock: Clock) -> None:
     assert len(batches) < 3000 / 5
 
 
-def test_what_on_expire_raises_is_reported_and_breaks_nothing(
+def test_R38_what_on_expire_raises_is_reported_and_breaks_nothing(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def on_expire(gone: list[Any]) -> None:
