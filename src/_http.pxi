@@ -62,6 +62,19 @@ def presented_stamp(bytes value not None, bytes cookie not None):
     return p.stamp if found == PLAIN else None if found == NOTHING_THERE else False
 
 
+def stamp_is_young(bytes value not None, bytes cookie not None, clock, double seconds):
+    """Whether the stamp that `presented_stamp` finds is at most so many seconds old, and none from the future.
+
+    clock: what tells the time, in seconds; None: the system.
+    """
+    cdef Presented p
+    cdef int64_t now
+    if find_in_value(value, cookie, &p) != PLAIN or p.stamp < 0:
+        return False
+    now = wall_now() // 1_000_000_000 if clock is None else int(clock())
+    return p.stamp <= now < p.stamp + seconds
+
+
 def carrier_value(headers, bytes carrier not None):
     """The value of the only header called `carrier`. None: there is none; False: look closer, as above."""
     cdef PyObject *value = NULL

@@ -24,7 +24,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from ._core import carrier_value, presented_id, presented_stamp
+from ._core import carrier_value, presented_id, presented_stamp, stamp_is_young
 from ._headers import (
     Header,
     TextHeader,
@@ -309,14 +309,14 @@ class HttpPolicy:
             return False
 
     def _is_due(self, session: "Session", carried: bytes | None) -> bool:
-        if not self.refreshes or carried is None:
+        if carried is None or not self.refreshes:
             return False
-        now = self._now()
-        stamp = presented_stamp(carried, self._key)
-        if type(stamp) is int and not self._is_old(stamp, now):  # as nearly always
+        if stamp_is_young(carried, self._key, self._clock, self._refresh_after):  # as nearly always
             return False
         if session.cookie_state != "keep" or not session.accessed or session.is_new:
             return False
+        now = self._now()
+        stamp = presented_stamp(carried, self._key)
         if stamp is not False:  # the only cookie of this name, so it is the one that named the session
             return stamp is not None and self._is_old(stamp, now)
         own = session.id.encode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import UserDict
 from typing import Any
 
@@ -10,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cysession import Manager, MemoryStorage, NotSerializable, Session, SessionClosed
-from cysession._core import Exchange, carrier_value, close_plain, presented_id, presented_stamp
+from cysession._core import (
+    Exchange,
+    carrier_value,
+    close_plain,
+    presented_id,
+    presented_stamp,
+    stamp_is_young,
+)
 from cysession.cookies import find_values
 from cysession.ids import well_formed
 
@@ -113,6 +121,30 @@ def test_what_browsers_write_needs_no_closer_look(value: bytes) -> None:
 def test_S19_the_stamp_behind_the_id(value: bytes, stamp: object) -> None:
     found = presented_stamp(value, NAME)
     assert found == stamp and type(found) is type(stamp)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "young"),
+    [
+        ("", False),
+        (".89", False),
+        (".90", False),
+        (".91", True),
+        (".100", True),
+        (".101", False),
+        (".x", False),
+    ],
+)
+def test_S19_a_stamp_is_young_for_so_many_seconds(stamp: str, young: bool) -> None:
+    value = NAME + b"=a" + stamp.encode()
+    assert stamp_is_young(value, NAME, lambda: 100.9, 10) is young
+    assert stamp_is_young(value + b"; " + NAME + b"=b" + stamp.encode(), NAME, lambda: 100.9, 10) is False
+
+
+def test_S19_without_a_clock_the_system_tells_how_old_a_stamp_is() -> None:
+    for age, young in ((0, True), (5, True), (20, False), (-5, False)):
+        value = NAME + b"=a.%d" % (time.time() - age)
+        assert stamp_is_young(value, NAME, None, 10) is young
 
 
 @pytest.mark.parametrize("value", [b"", b"theme=dark", b"__host-id=" + ID, b"__Host-i=" + ID, b";;;"])

@@ -30,6 +30,7 @@ from .values import plain, plain_key
 __all__ = ["SessionStore"]
 
 SECOND: Final = 1_000_000_000
+ABSENT: Final = object()
 EMPTY: Final = "\0empty"  # the only key of a session that Django stored without data; we store none without
 INTERRUPTED: Final = (
     "The request's session was deleted before its key could be renewed. The user may have logged out in a "
@@ -40,7 +41,7 @@ INTERRUPTED: Final = (
 class SessionStore(ExpiringSession):
     """The session of one request, and what `client.session` of the test client is."""
 
-    _session_cache: dict[str, Any]
+    _session_cache: dict[str, Any] | None = None  # the data; None: not loaded yet
     _key: str | None = None
     _core: Session | None = None  # the compiled session; None: nothing was read yet
     _seen: dict[str, Any] | None = None  # what _session_cache held when _core was last in step with it
@@ -121,16 +122,16 @@ class SessionStore(ExpiringSession):
         Changes made so far go over to it, and what it changes shows here; save() commits both.
         """
         core = self._bound()
-        if "_session_cache" in self.__dict__:
+        if self._session_cache is not None:
             self._stage(core)
-            del self._session_cache
+            self._session_cache = None
         elif self._seen is None:
             self._seen = {}  # what core has is what the dict will be made of
         return core
 
     def is_empty(self) -> bool:
         """No key and no data: what Django's middleware neither saves nor leaves a cookie for."""
-        if self._key or self.__dict__.get("_session_cache"):
+        if self._key or self._session_cache:
             return False
         return self._core is None or not self._core.is_dirty
 
@@ -141,7 +142,7 @@ class SessionStore(ExpiringSession):
 
     def _get_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
-        data = self.__dict__.get("_session_cache")
+        data = self._session_cache
         if data is None:
             empty = no_load or (self._key is None and self._seen is None)
             data = self._session_cache = {} if empty else self.load()
@@ -149,7 +150,7 @@ class SessionStore(ExpiringSession):
 
     async def _aget_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
-        data = self.__dict__.get("_session_cache")
+        data = self._session_cache
         if data is None:
             empty = no_load or (self._key is None and self._seen is None)
             data = self._session_cache = {} if empty else await self.aload()
@@ -177,14 +178,14 @@ class SessionStore(ExpiringSession):
 
     def _to_load(self) -> Session:
         # Called by hand on a loaded session this is one more look at the storage, and the changes stay.
-        if self._core is None or "_session_cache" in self.__dict__:
+        if self._core is None or self._session_cache is not None:
             return self._manager.new(self._key)
         return self._core
 
     def _loaded(self, core: Session, data: dict[str, Any]) -> dict[str, Any]:
         data.pop(EMPTY, None)
         self._key = None if core.is_new else core.id
-        if "_session_cache" not in self.__dict__:
+        if self._session_cache is None:
             self._core = core
             self._seen = data.copy()
         return data
@@ -266,7 +267,7 @@ class SessionStore(ExpiringSession):
 
         Raises SessionGone where save() raises UpdateError. Nothing is stored for a new session without data.
         """
-        core = self._core or self._bound()
+        core = self._bound()
         if (self._modified or core.is_dirty) and self._has_changes(core):
             self._commit(core)
         else:
@@ -274,7 +275,7 @@ class SessionStore(ExpiringSession):
         return self._left(core)
 
     async def acommit(self) -> Session:
-        core = self._core or self._bound()
+        core = self._bound()
         await core.aload()
         if (self._modified or core.is_dirty) and self._has_changes(core):
             await self._acommit(core)
@@ -290,7 +291,7 @@ class SessionStore(ExpiringSession):
 
     def _has_changes(self, core: Session) -> bool:
         """Whether the dict has any for `core`."""
-        if "_session_cache" not in self.__dict__:
+        if self._session_cache is None:
             return False
         if self._key is None:
             return bool(self._session_cache)
@@ -356,16 +357,20 @@ class SessionStore(ExpiringSession):
     def _stage(self, core: Session) -> bool:
         """Hand the changes of the dict over to `core`, which notices those in place itself. False: its time is up."""
         data = self._session_cache
+        assert data is not None
         seen = self._seen if core is self._core else None
         if seen is None:
             core.remove_all()
             for key, value in data.items():
                 core.set(key, value)
         else:
+            added = 0
             for key, value in data.items():
-                if key not in seen or seen[key] is not value:
+                before = seen.get(key, ABSENT)
+                if before is not value:
                     core.set(key, value)
-            if not seen.keys() <= data.keys():
+                    added += before is ABSENT
+            if len(data) != len(seen) + added:
                 core.remove(*(seen.keys() - data.keys()))
         if not data:
             if EMPTY not in core:
@@ -387,6 +392,7 @@ class SessionStore(ExpiringSession):
     def _simplify(self) -> bool:
         """Reduce subclasses of the basic types to those, as JSON does: SafeString, choices, QueryDict, namedtuple."""
         data = self._session_cache
+        assert data is not None
         reduced = {key: plain(value) for key, value in data.items()}
         changed = {key: value for key, value in reduced.items() if value is not data[key]}
         data.update(changed)
