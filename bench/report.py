@@ -285,7 +285,7 @@ def plot_growth(found: list[Row]) -> str:
 def plot_throughput(found: list[Row]) -> str:
     panels: dict[str, Any] = {}
     for row in found:
-        if how := re.search(r"(\d+) (task|thread)s?(?: on (\w+))?", row.group):
+        if how := re.search(r"(\d+) (task|thread)s?(?: on (\w+))?$", row.group):
             title = f"tasks on {how[3]}" if how[3] else f"{how[2]}s"
             points = panels.setdefault(title, {}).setdefault(plain(row.name), [])
             points.append((int(how[1]), 1e9 / row.least))

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import re
+import signal
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
@@ -16,6 +17,10 @@ settings.load_profile("cysession")
 
 # Set by ci/test.sh, which has installed all that any test imports: importorskip() has no business there.
 NOTHING_MISSING = "CYSESSION_TEST_NOTHING_MISSING" in os.environ
+
+# What a shell puts into the background ignores Control-C, and so would all children of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
