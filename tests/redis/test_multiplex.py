@@ -142,6 +142,28 @@ def test_commands_of_one_turn_go_out_in_few_writes(server: RedisServer, runner: 
     runner.run(main())
 
 
+def test_the_command_of_a_task_that_is_alone_does_not_wait_for_the_end_of_its_turn(
+    server: RedisServer,
+) -> None:
+    """asyncio's transports write at once; uvloop's wait for that end themselves."""
+
+    async def main() -> None:
+        client = Client(server.url)
+        for _ in range(2):
+            await client.acall(b"", b"PING")
+        alone = asyncio.create_task(client.acall(b"", b"SET", b"alone", b"1"))
+        await asyncio.sleep(0)  # its turn, which ends only after ours
+        assert eventually(lambda: server.command("GET", "alone") == b"1", "the command is on its way", 5)
+        both = [asyncio.create_task(client.acall(b"", b"INCR", b"alone")) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not alone.done()  # so these two are not alone, and wait
+        assert server.command("GET", "alone") == b"1"
+        assert await asyncio.gather(alone, *both) == [b"OK", 2, 3]
+        await client.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_reply_that_never_comes_shifts_no_others(
     server: RedisServer, proxy: Proxy, runner: asyncio.Runner
 ) -> None:

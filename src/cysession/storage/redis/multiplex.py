@@ -1,6 +1,7 @@
 """Mux: the async side's one connection to a node and event loop, shared by all tasks.
 
-The commands of one turn of the loop go out in one write, those of a long turn in a few. Replies come in the order of
+The commands of one turn of the loop go out in one write, those of a long turn in a few; that of a task which is alone
+does not wait for the end of its turn. Replies come in the order of
 the commands, so the n-th reply belongs to the n-th future of a queue, whatever has become of its task meanwhile: a
 cancelled caller stays in the queue until its reply has been read and dropped, so cancelling costs no connection and can
 never shift replies.
@@ -99,6 +100,7 @@ class Mux(asyncio.BufferedProtocol):
         self._waiting: deque[Any] = deque()  # futures and Gathers, in the order of their commands
         self._out: list[bytes] = []  # commands of this turn
         self._will_flush = False
+        self._alone = False  # the last turn that was waited for had one command; the next one does not wait
         self._enough = ENOUGH  # commands that are sent before the turn is over
         self._paused = False
         self._answered = 0  # replies so far
@@ -119,7 +121,14 @@ class Mux(asyncio.BufferedProtocol):
         if self._paused or len(self._waiting) >= MAX_WAITING:
             self._check_room()
         future = self._make_future()
-        self._waiting.append(future)
+        waiting = self._waiting
+        alone = self._alone and not waiting and not self._paused
+        waiting.append(future)
+        if alone:
+            if self._timer is None:
+                self._arm()
+            self._transport.write(data)
+            return future
         out = self._out
         out.append(data)
         if not self._will_flush:
@@ -172,6 +181,7 @@ class Mux(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """The turn is over."""
         self._will_flush = False
+        self._alone = len(self._waiting) == 1
         self._enough = ENOUGH
         self._write()
 
