@@ -23,7 +23,7 @@ IMPORTS = {
     "cysession, files": "cysession.storage.file",
     "cysession, Redis, which is redis-py for the most part": "cysession.storage.redis",
     "Beaker": "beaker.middleware",
-    "Flask-Session": "flask_session",
+    "Flask-Session": "flask_session.cachelib",  # its own __init__ imports nothing before an app is there
     "starsessions": "starsessions",
     "aiohttp-session": "aiohttp_session",
     "Litestar": "litestar.middleware.session.server_side",
