@@ -136,10 +136,10 @@ say "twine"
 
 # try_wheel <version> <python>: an empty environment, the wheel, and of the tree nothing but the tests
 try_wheel() {
-    local python=$elsewhere/$1/venv/bin/python extras=crypto
-    [ "$1" = "${1%t}" ] || extras= # no wheel of cryptography fits 3.13t
+    local python=$elsewhere/$1/venv/bin/python extras="[crypto]"
+    [ "$1" = "${1%t}" ] || extras="" # no wheel of cryptography fits 3.13t
     "$2" -m venv "$elsewhere/$1/venv"
-    "$python" -m pip install --quiet -c ci/constraints.txt "$(ls "$DIST"/*-cp"${1//[.t]/}"-cp"${1/./}"-*x86_64.whl)[$extras]" -r ci/requirements/suites.txt </dev/null
+    "$python" -m pip install --quiet -c ci/constraints.txt "$(ls "$DIST"/*-cp"${1//[.t]/}"-cp"${1/./}"-*x86_64.whl)$extras" -r ci/requirements/suites.txt </dev/null
     mkdir "$elsewhere/$1/work"
     cp -r tests examples docs pyproject.toml "$elsewhere/$1/work"
     (

@@ -225,17 +225,21 @@ class RedisStorage(Uses, Overview):
         raise StorageUnavailable(_CONTENDED)
 
     def commit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        return self._run(self._commit(session_id, base, delta, ttl))
+        first = self._first_attempt(session_id, base, delta, ttl)
+        if first is None:
+            return self._run(self._commit(session_id, base, delta, ttl))
+        place, attempt = first
+        reply = self._ask(attempt.request)
+        if reply == 1:
+            return self._committed(session_id, place, place, attempt.made)
+        return self._run(self._commit_on(session_id, base, delta, ttl, (place, place), attempt, reply))
 
     async def acommit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
-        # The common case in one piece: what this process saw last is what is stored.
-        place = self._places.get(session_id)
-        if place is None or (stored := place.stored) is None or stored.record.birth != base.birth:
+        first = self._first_attempt(session_id, base, delta, ttl)
+        if first is None:
             return await self._arun(self._commit(session_id, base, delta, ttl))
-        if not self._alive(place, stored, ttl):
-            return await self._arun(self._commit(session_id, base, delta, ttl))
-        attempt = self._attempt(place, stored, delta, new_token(), ttl)
-        made, request = attempt.made, attempt.request
+        place, attempt = first
+        request = attempt.request
         try:
             reply = await self._client.acall_packed(request.key, request.packed, retry=True)
         except (NoScript, WrongType):
@@ -244,18 +248,27 @@ class RedisStorage(Uses, Overview):
             if self._near:
                 self._client.outdate(place.key)
         if reply == 1:
-            self._committed(session_id, place, place, made)
-            return None if made is None else made.record
+            return self._committed(session_id, place, place, attempt.made)
         return await self._arun(self._commit_on(session_id, base, delta, ttl, (place, place), attempt, reply))
 
+    def _first_attempt(
+        self, session_id: str, base: Record, delta: Delta, ttl: int
+    ) -> tuple[Place, Attempt] | None:
+        """The common case: what this process saw last is what is stored. None: it saw nothing that would do."""
+        place = self._places.get(session_id)
+        if place is None or (stored := place.stored) is None or stored.record.birth != base.birth:
+            return None
+        if not self._alive(place, stored, ttl):
+            return None
+        return place, self._attempt(place, stored, delta, new_token(), ttl)
+
     def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Flow[Record | None]:
-        home = place = self._places.get(session_id) or self._place(session_id)
-        stored = place.stored
-        if stored is None or stored.record.birth != base.birth or not self._alive(place, stored, ttl):
-            found = yield from self._look_up(session_id, place, ttl)
-            if found is None or found[1].record.birth != base.birth:
-                raise SessionGone
-            place, stored = found
+        """For what this process has not seen."""
+        home = self._places.get(session_id) or self._place(session_id)
+        found = yield from self._look_up(session_id, home, ttl)
+        if found is None or found[1].record.birth != base.birth:
+            raise SessionGone
+        place, stored = found
         attempt = self._attempt(place, stored, delta, new_token(), ttl)
         reply = yield attempt.request
         return (yield from self._commit_on(session_id, base, delta, ttl, (home, place), attempt, reply))
@@ -277,8 +290,7 @@ class RedisStorage(Uses, Overview):
         (home, place), token = places, attempt.token
         for tries in range(TRIES):
             if reply == 1:
-                self._committed(session_id, home, place, attempt.made)
-                return None if attempt.made is None else attempt.made.record
+                return self._committed(session_id, home, place, attempt.made)
             if reply == 0:
                 break
             self._conflicts += 1
@@ -291,8 +303,7 @@ class RedisStorage(Uses, Overview):
             if stored is None or stored.record.birth != base.birth or not self._alive(place, stored, ttl):
                 break
             if Tokens.has(stored.tokens, token):  # done, and the answer was lost
-                self._committed(session_id, home, place, stored)
-                return stored.record
+                return self._committed(session_id, home, place, stored)
             if tries:
                 yield random.random() * PAUSE * min(tries, 8)
             attempt = self._attempt(place, stored, delta, token, ttl)
@@ -321,13 +332,16 @@ class RedisStorage(Uses, Overview):
             return None
         return layout.build(place, merged, Tokens.after(stored.tokens, token), ttl, now, change)
 
-    def _committed(self, session_id: str, home: Place, place: Place, made: Stored | None) -> None:
+    def _committed(self, session_id: str, home: Place, place: Place, made: Stored | None) -> Record | None:
+        """What is stored now; None: nothing."""
         self._touches.drop(place)
         if made is None:
             self._let_go(session_id)
-        elif place is home:
+            return None
+        if place is home:
             place.noted = made.used
             self._remember(session_id, place, made)
+        return made.record
 
     def delete_record(self, session_id: str) -> bool:
         return self._run(self._delete(session_id))
