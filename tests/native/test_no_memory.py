@@ -61,7 +61,7 @@ def one_more(n: int) -> int:
 
 
 def add_up(session: Session) -> None:
-    session.modify("n", one_more)  # CPython 3.12 and 3.13 drop a lambda's code twice where there is no memory for it
+    session.modify("n", one_more)  # no lambda: CPython 3.12 drops its code twice where there is no memory
 
 
 def rotate(session: Session) -> None:
