@@ -63,7 +63,7 @@ def presented_stamp(bytes value not None, bytes cookie not None):
 
 
 def stamp_is_young(bytes value not None, bytes cookie not None, clock, double seconds):
-    """Whether the stamp that `presented_stamp` finds is at most so many seconds old, and none from the future.
+    """Whether the stamp that `presented_stamp` finds is less than so many seconds old, and not from the future.
 
     clock: what tells the time, in seconds; None: the system.
     """

@@ -137,6 +137,14 @@ def test_pop_takes_away_and_falls_back(manager: Manager) -> None:
     assert kept(store) == {}
 
 
+def test_as_many_keys_may_go_as_come(manager: Manager) -> None:
+    store = stored(a=1, b=2, kept=3)
+    del store["a"], store["b"]
+    store.update({"c": 4, "d": 5})
+    store.save()
+    assert kept(store) == {"kept": 3, "c": 4, "d": 5}
+
+
 def test_setdefault(manager: Manager) -> None:
     store = stored(a=1)
     assert store.setdefault("a", 2) == 1 and store.setdefault("b", 2) == 2

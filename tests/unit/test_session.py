@@ -883,9 +883,8 @@ def gone(reference: "weakref.ref[object]", seconds: float = 5) -> bool:
     end = time.monotonic() + seconds
     while reference() is not None and time.monotonic() < end:
         gc.collect()
-        time.sleep(
-            0.001
-        )  # without a GIL each collection stops all threads: one that holds it must get to run
+        # Without a GIL each collection stops all threads; one that holds the object must get to run.
+        time.sleep(0.001)
     return reference() is None
 
 

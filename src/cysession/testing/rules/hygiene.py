@@ -144,7 +144,7 @@ class HygieneRules(Kit):
         return [*ids, expired]
 
     def test_what_is_stored_holds_no_id(self) -> None:
-        """S21, V4: a listing or a backup of the storage logs nobody in, and no index compares ids."""
+        """S21, V4: a listing or a backup of the storage logs nobody in; what is looked up in it is no id."""
         if self.raw_dump(self.storage) is None:
             pytest.skip("there is no raw_dump() to look at")
         session = self.open(self.stored(user="anna"))
