@@ -9,29 +9,33 @@ One compile unit, in reading order:
     _table.pxd    one shard: hash table + wheel + lock   _frame.pxi     the header of a stored record, its checksum
     _pack.pxd     the packed form of a session's data    _map.pxi       SessionTable
     _file.pxd     one file's system calls                _manager.pxi   ManagerCore, Policy
-                                                         _session.pxi   Session: start, read, write
+    _socket.pxd   one exchange over a socket             _session.pxi   Session: start, read, write
                                                          _changes.pxi   a session's vector of changes
                                                          _commit.pxi    save, modify, rotate, destroy
                                                          _http.pxi      the id in a request's headers
                                                          _stored.pxi    Place, Stored: what FileStorage saw on disk
+                                                         _redis.pxi     an exchange with a Redis server
 
 The .pxd files are header-only C-level structures without Python objects; the .pxi files build the classes on them.
 The core holds no policy beyond what a Manager tells it and imports nothing of the package. It does no I/O but the
-sequences of system calls on one file in _file.pxd, which cost more from Python than in the kernel.
+sequences of system calls in _file.pxd and _socket.pxd, which cost more from Python than in the kernel.
 
 Threads: on free-threaded builds every public Session method runs in a critical section of its session, and the map
 has one lock a shard. A session's methods never hold a shard lock while they allocate, drop references or call out.
 """
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.datetime cimport (
     PyDate_CheckExact, PyDateTime_CheckExact, PyDelta_CheckExact, PyTime_CheckExact, import_datetime,
 )
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyTypeObject, destructor, inquiry, traverseproc, visitproc
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF
+from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -46,6 +50,7 @@ from _pack cimport (
     TAG_SHARED, TAG_STR, TAG_TRUE, Boxed, Entry, boxed_key_weight, bytes_copy, bytes_equal, entry_box, entry_head, entry_is_boxed, entry_key,
     entry_key_box, entry_len, entry_value, entry_weight, pack_find,
 )
+from _socket cimport socket_limit, socket_trade
 from _table cimport (
     CHANGED, DONE, HOLDS_NEW_ID, HOLDS_RECORD, ID_MAX, MISSING, NO_MEMORY, RENAMED, Counters, Key, Node, Outcome,
     Shard, SnapshotRow, node_new, record_lease, shard_add_locked, shard_check, shard_clear_locked, shard_copy_locked,
@@ -170,6 +175,7 @@ include "_changes.pxi"
 include "_commit.pxi"
 include "_http.pxi"
 include "_stored.pxi"
+include "_redis.pxi"
 
 
 # ---- what Cython's generated types do not give -----------------------------------------------------------------------

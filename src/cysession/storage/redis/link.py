@@ -3,8 +3,13 @@
 A link is used by one thread at a time, which writes commands and reads exactly their replies. Whatever goes wrong in
 between (an error, a signal, a greenlet that is killed) leaves it unusable, and its owner must close it: only so can no
 reply ever reach the wrong caller.
+
+What is small goes the short way: written and answered in one call of the core, on a socket that blocks and whose time
+the kernel keeps. The long way, with timeouts of Python, is for all else: TLS, sockets of gevent or eventlet, Windows,
+large commands, less time than usual, and what a signal or an answer in pieces left undone.
 """
 
+import _socket
 import contextlib
 import select
 import socket
@@ -16,6 +21,7 @@ from typing import Any
 
 import hiredis
 
+from cysession._core import limit_socket, trade
 from cysession.errors import SessionError, StorageMisconfigured, StorageUnavailable
 
 from .source import Address, Handshake, Settings
@@ -125,6 +131,7 @@ class Link:
     __slots__ = (
         "__weakref__",
         "_buffer",
+        "_fd",
         "_feed",
         "_gets",
         "_has_data",
@@ -140,6 +147,7 @@ class Link:
         self.generation = 0
         self.used = 0.0  # the deadline of its last use
         self._timeout = timeout
+        self._fd = -1  # of a socket that knows the short way
         self._shortened = False
         self._buffer = bytearray(READ)
         reader = make_reader()
@@ -171,6 +179,10 @@ class Link:
                     )
                     self.sock.settimeout(left(deadline))
                     self.sock.do_handshake()
+                elif isinstance(self.sock, _socket.socket) and limit_socket(
+                    self.sock.fileno(), self._timeout
+                ):
+                    self._fd = self.sock.fileno()
                 return
             except OSError as error:
                 self.sock.close()
@@ -188,10 +200,11 @@ class Link:
             self._set_timeout(deadline, fresh)
         gets = self._gets
         try:
-            self.sock.sendall(data)
-            if len(data) > SMALL:
-                self._shorten(deadline)
-            self._receive()
+            if self._fd >= 0 and not self._shortened and len(data) <= SMALL:
+                self._trade(data, deadline)
+            else:
+                self._send(data, deadline)
+                self._receive()
             replies = [gets()]
             while len(replies) < count or replies[-1] is NOT_YET:
                 if replies[-1] is NOT_YET:
@@ -213,7 +226,7 @@ class Link:
 
     def _set_timeout(self, deadline: float, fresh: bool) -> None:
         if fresh:
-            self.sock.settimeout(self._timeout)
+            self.sock.settimeout(self._timeout if self._fd < 0 else None)
             self._shortened = False
             return
         try:
@@ -224,6 +237,25 @@ class Link:
     def _shorten(self, deadline: float) -> None:
         self.sock.settimeout(left(deadline))
         self._shortened = True
+
+    def _trade(self, data: bytes, deadline: float) -> None:
+        """The short way."""
+        size = trade(self._fd, data, self._buffer)
+        if size > 0:
+            self._feed(self._buffer, 0, size)
+        elif size == 0:
+            raise Lost("closed")
+        else:
+            self._shorten(deadline)
+            self.sock.sendall(data[-1 - size :])
+            self._receive()
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        if self._fd >= 0 and not self._shortened:
+            self._shorten(deadline)
+        self.sock.sendall(data)
+        if len(data) > SMALL:
+            self._shorten(deadline)
 
     def _receive(self) -> None:
         size = self.sock.recv_into(self._buffer)
@@ -241,6 +273,7 @@ class Link:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
+        self._fd = -1  # the number will soon be another file's
         if self.sock is not None:
             with contextlib.suppress(OSError):
                 self.sock.close()
