@@ -14,7 +14,7 @@ One compile unit, in reading order:
                                                          _commit.pxi    save, modify, rotate, destroy
                                                          _http.pxi      the id in a request's headers
                                                          _stored.pxi    Place, Stored: what FileStorage saw on disk
-                                                         _redis.pxi     an exchange with a Redis server
+                                                         _redis.pxi     RedisStorage: strings, commands, exchanges
 
 The .pxd files are header-only C-level structures without Python objects; the .pxi files build the classes on them.
 The core holds no policy beyond what a Manager tells it and imports nothing of the package. It does no I/O but the
@@ -222,6 +222,7 @@ cdef int forbid_construction(PyTypeObject *type) except -1:
 forbid_construction(<PyTypeObject *>Session)
 forbid_construction(<PyTypeObject *>Record)
 forbid_construction(<PyTypeObject *>Stored)
+forbid_construction(<PyTypeObject *>StoredRemote)
 forbid_construction(<PyTypeObject *>Header)
 MutableMapping.register(Session)
 Mapping.register(Record)

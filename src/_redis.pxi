@@ -1,4 +1,104 @@
-# What RedisStorage asks of the core: one exchange with a server, in one call. cysession/storage/redis says what for.
+# What RedisStorage asks of the core: a session as one string, packed commands, one exchange with a server. What they
+# mean stands in cysession/storage/redis: records.py, wire.py, link.py.
+
+cdef enum:
+    STRING_TOKENS = 32          # of the last four writes
+    STRING_RECORD = 40          # where the record's frame begins: behind the last use and the tokens
+
+cdef int64_t MILLISECOND = 1_000_000
+
+
+@cython.final
+@cython.no_gc
+cdef class StoredRemote:
+    """What is stored of one session in Redis. Never changes: threads and tasks may share it."""
+    cdef readonly Record record     # of an alias: only its birth and its end
+    cdef readonly str alias         # the storage key of the record that this one leads to
+    cdef readonly int64_t idle      # the last writer's idle ttl
+    cdef readonly int64_t used
+    cdef readonly bytes tokens
+    cdef readonly bytes head        # what holds all of the above but data: a string, whole, or the head of a hash
+    cdef readonly object raw        # the reply that it is read from: an equal one needs no decoding
+    cdef readonly Py_ssize_t size   # bytes, about
+    cdef readonly object checks     # of a hash: what is known of every field
+
+    def life(self, int64_t ttl, int64_t now, int64_t used):
+        """Milliseconds from `now` on, rounded up, that it lives if that was its last use; 0 or less: none."""
+        cdef int64_t idle = self.record._ttl or ttl or self.idle
+        cdef int64_t end = self.record._cap, left
+        if idle and used < end - idle:
+            end = used + idle
+        if end <= now:
+            return 0
+        left = end - now
+        return left // MILLISECOND + (left % MILLISECOND != 0)
+
+
+def stored_remote(Record record not None, str alias, int64_t idle, int64_t used, bytes tokens not None,
+                  bytes head not None, raw, Py_ssize_t size, checks=None):
+    return remote_new(record, alias, idle, used, tokens, head, raw, size, checks)
+
+
+cdef StoredRemote remote_new(Record record, str alias, int64_t idle, int64_t used, bytes tokens, bytes head, object raw,
+                             Py_ssize_t size, object checks):
+    cdef StoredRemote s = StoredRemote.__new__(StoredRemote)
+    s.record, s.alias, s.idle, s.used = record, alias, idle, used
+    s.tokens, s.head, s.raw, s.size, s.checks = tokens, head, raw, size, checks
+    return s
+
+
+def stored_string(Record record not None, int64_t idle, int64_t used, bytes tokens not None, uint32_t seed):
+    """A session as one string, bound to its tokens and to the key whose CRC-32 is `seed`.
+
+    Raises NotSerializable, SessionTooLarge.
+    """
+    cdef bytes framed, raw
+    cdef Py_ssize_t size
+    cdef char *to
+    if PyBytes_GET_SIZE(tokens) != STRING_TOKENS:
+        raise ValueError("the tokens of four writes")
+    framed = frame_record(record, 0, idle, crc32(tokens, seed))
+    size = STRING_RECORD + PyBytes_GET_SIZE(framed)
+    raw = PyBytes_FromStringAndSize(NULL, size)
+    to = PyBytes_AS_STRING(raw)
+    put_little(to, <uint64_t>used, 8)
+    memcpy(to + STRING_RECORD - STRING_TOKENS, PyBytes_AS_STRING(tokens), STRING_TOKENS)
+    memcpy(to + STRING_RECORD, PyBytes_AS_STRING(framed), PyBytes_GET_SIZE(framed))
+    return remote_new(record, None, idle, used, tokens, raw, raw, size, None)
+
+
+def packed(bytes front not None, tuple parts not None, bytes back not None):
+    """A command as it goes over the wire: `parts`, each bytes or an int, between what is packed already."""
+    cdef Writer w
+    writer_init(&w)
+    try:
+        write_raw(&w, PyBytes_AS_STRING(front), PyBytes_GET_SIZE(front))
+        for part in parts:
+            write_bulk(&w, part if type(part) is bytes else b"%d" % part)
+        write_raw(&w, PyBytes_AS_STRING(back), PyBytes_GET_SIZE(back))
+        return PyBytes_FromStringAndSize(w.data, w.used)
+    finally:
+        writer_free(&w)
+
+
+cdef int write_bulk(Writer *w, bytes part) except -1:
+    """A string as Redis reads it: its length, a line of its own, and its bytes, with a line end."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(part), left = size
+    cdef char digits[24]
+    cdef int n = sizeof(digits)
+    n -= 2
+    memcpy(digits + n, b"\r\n", 2)
+    while True:
+        n -= 1
+        digits[n] = <char>(c"0" + left % 10)
+        left //= 10
+        if left == 0:
+            break
+    write_byte(w, c"$")
+    write_raw(w, digits + n, <Py_ssize_t>sizeof(digits) - n)
+    write_raw(w, PyBytes_AS_STRING(part), size)
+    return write_raw(w, b"\r\n", 2)
+
 
 def limit_socket(int fd, double seconds):
     """Let the kernel end every wait of a blocking socket after some seconds. False: it cannot."""

@@ -58,10 +58,20 @@ class Caller:
             return self.client.call_many(key, commands, **options)
         return self.await_(self.client.acall_many(key, commands, **options))  # type: ignore[no-any-return]
 
-    def run_script(self, script: Script, keys: list[bytes], *args: Argument) -> Any:
+    def run_script(self, script: Script, key: bytes, *args: Argument) -> Any:
+        packed = script(key, *args)
         if self.runner is None:
-            return self.client.run_script(script, keys, args)
-        return self.await_(self.client.arun_script(script, keys, args))
+            return self.client.call_packed(key, packed)
+        return self.await_(self.client.acall_packed(key, packed))
+
+    def run_scripts(self, key: bytes, packed: list[bytes]) -> list[Any]:
+        """In one batch; errors stand in their places."""
+        arguments = key, b"".join(packed), len(packed)
+        if self.runner is None:
+            return self.client.call_packed_many(*arguments, raise_errors=False)
+        return self.await_(  # type: ignore[no-any-return]
+            self.client.acall_packed_many(*arguments, raise_errors=False)
+        )
 
     def together(self, commands: Iterable[tuple[Argument, ...]], **options: Any) -> list[Any]:
         """All commands at once, from threads or tasks of their own; results or errors, in order."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cysession.errors import StorageFull, StorageMisconfigured, StorageUnavailable
-from cysession.storage.redis.wire import ErrorReply, Script
+from cysession.storage.redis.wire import ErrorReply, Script, pack
 from tests.redis.servers import Proxy, RedisServer, eventually
 from tests.redis.sides import SIDES, Caller, message
 
@@ -85,10 +85,40 @@ def test_R27_a_script_survives_script_flush(server: RedisServer, opened: Open) -
     caller = opened(server.url)
     script = Script("return {KEYS[1], ARGV[1], redis.call('GET', KEYS[1])}")
     for _ in range(3):
-        assert caller.run_script(script, [b"k"], b"x") == [b"k", b"x", None]
+        assert caller.run_script(script, b"k", b"x") == [b"k", b"x", None]
         server.ok("SCRIPT", "FLUSH")
     with pytest.raises(StorageUnavailable):
-        caller.run_script(Script("return redis.call('INCR', KEYS[1], 'x')"), [b"k"])
+        caller.run_script(Script("return redis.call('INCR', KEYS[1], 'x')"), b"k")
+
+
+def test_R27_what_a_batch_has_of_unknown_scripts_is_sent_again_at_once(
+    server: RedisServer, opened: Open
+) -> None:
+    caller = opened(server.url)
+    echo, add = Script("return ARGV[1]"), Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+    caller.call(b"SET", b"k", b"0")
+    batch = [(echo if n % 2 else add)(b"k", n) for n in range(40)]
+    batch.insert(7, pack(b"GET", b"nothing"))
+    before = int(server.info("stats")["total_reads_processed"])
+    replies = caller.run_scripts(b"k", batch)
+    reads = int(server.info("stats")["total_reads_processed"]) - before
+    assert replies.pop(7) is None
+    assert replies == [b"%d" % n if n % 2 else sum(range(0, n + 1, 2)) for n in range(40)]
+    assert reads <= 4  # the batch, once more what it has of scripts, and what was asked for this number
+
+
+def test_R27_a_server_that_forgets_what_it_was_just_sent_is_not_asked_for_ever(
+    server: RedisServer, proxy: Proxy, opened: Open
+) -> None:
+    caller = opened(proxy.url)
+    caller.call(b"PING")
+    proxy.corrupt = lambda data: b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
+    before = int(server.info("stats")["total_commands_processed"])
+    error = in_time(lambda: caller.run_script(Script("return 1"), b"k"))
+    assert type(error) is StorageUnavailable
+    assert "forgetting a script" in str(error)
+    assert int(server.info("stats")["total_commands_processed"]) - before <= 4
+    assert type(in_time(lambda: caller.call(b"GET", b"k"))) is StorageUnavailable
 
 
 def test_R21_hung(own_server: RedisServer, opened: Open) -> None:
@@ -207,7 +237,7 @@ def test_R25_out_of_memory(own_server: RedisServer, opened: Open) -> None:
     own_server.ok("CONFIG", "SET", "maxmemory", "1")
     script = Script("return redis.call('SET', KEYS[1], ARGV[1])")
     assert type(in_time(lambda: caller.call(b"SET", b"k", b"w", retry=True))) is StorageFull
-    assert type(in_time(lambda: caller.run_script(script, [b"k"], b"w"))) is StorageFull
+    assert type(in_time(lambda: caller.run_script(script, b"k", b"w"))) is StorageFull
     assert caller.call(b"GET", b"k") == b"v"
     assert caller.call(b"EXPIRE", b"k", 100) == 1
     assert caller.call(b"DEL", b"k") == 1

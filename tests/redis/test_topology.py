@@ -47,7 +47,7 @@ def test_R28_a_moved_slot_is_followed_and_remembered(cluster: Cluster, side: str
             cluster.move(slot_of(key))
             assert caller.call(b"GET", key) == b"v"
             assert caller.call_many(key, [(b"GET", key), (b"STRLEN", key)]) == [b"v", 1]
-            assert caller.run_script(script, [key]) == b"v"
+            assert caller.run_script(script, key) == b"v"
             old.ok("CONFIG", "RESETSTAT")
             for _ in range(5):
                 assert caller.call(b"GET", key) == b"v"

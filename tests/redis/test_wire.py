@@ -8,26 +8,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cysession.errors import StorageFull, StorageMisconfigured, StorageUnavailable
-from cysession.storage.redis.wire import ErrorReply, Script, Template, explain, pack, pack_many, strict
+from cysession.storage.redis.wire import (
+    ErrorReply,
+    Script,
+    Template,
+    explain,
+    pack,
+    pack_many,
+    split,
+    strict,
+    whole,
+)
 
 pytestmark = pytest.mark.redis
 
 SECRET = "s3cr3t-0f-anna"
 
 
-@given(key=st.binary(max_size=50), value=st.binary(max_size=200))
-def test_a_template_packs_what_pack_packs(key: bytes, value: bytes) -> None:
-    get = Template(b"GETEX", Template.KEY, b"EX", 60)
+@given(key=st.binary(max_size=50), value=st.binary(max_size=3000), number=st.integers(-(2**63), 2**64))
+def test_a_template_packs_what_pack_packs(key: bytes, value: bytes, number: int) -> None:
+    get = Template(b"GETEX", Template.HOLE, b"EX", 60)
     assert get(key) == pack(b"GETEX", key, b"EX", 60)
-    put = Template(b"SET", Template.KEY, Template.VALUE, b"100%", b"NX")
+    put = Template(b"SET", Template.HOLE, Template.HOLE, b"100%", b"NX")
     assert put(key, value) == pack(b"SET", key, value, b"100%", b"NX")
+    last = Template(b"PEXPIRE", "k", Template.HOLE)
+    assert last(number) == pack(b"PEXPIRE", b"k", number)
 
 
 def test_a_template_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError):
         Template(b"PING")
     with pytest.raises(ValueError):
-        Template(b"SET", Template.VALUE, Template.KEY)
+        Template(b"SET", Template.HOLE, b"NX", Template.HOLE)
+    with pytest.raises(ValueError):
+        Template(b"GET", Template.HOLE)(b"k", b"v")
 
 
 def test_packed_commands_are_what_a_server_reads() -> None:
@@ -37,11 +51,25 @@ def test_packed_commands_are_what_a_server_reads() -> None:
     assert reader.gets() == [b"PING"]
 
 
+def test_packed_commands_can_be_told_apart() -> None:
+    commands = [pack(b"SET", "k", b"\r\n\0", 5), pack(b"PING"), pack(b"SET", b"", b"")]
+    assert split(b"".join(commands)) == commands
+    assert split(b"") == []
+
+
 def test_a_script_is_called_by_its_digest() -> None:
     script = Script("return ARGV[1]")
     digest = hashlib.sha1(b"return ARGV[1]", usedforsecurity=False).hexdigest()
-    assert script.by_digest([b"k"], [1]) == pack(b"EVALSHA", digest, 1, b"k", 1)
-    assert script.by_source([b"k"], [1]) == pack(b"EVAL", b"return ARGV[1]", 1, b"k", 1)
+    packed = script(b"k", b"\r\n", 1)
+    assert packed == pack(b"EVALSHA", digest, 1, b"k", b"\r\n", 1)
+    assert whole(packed) == pack(b"EVAL", b"return ARGV[1]", 1, b"k", b"\r\n", 1)
+
+
+def test_only_our_own_scripts_can_be_sent_whole() -> None:
+    assert whole(pack(b"EVALSHA", "0" * 40, 1, b"k")) is None
+    assert whole(pack(b"EVAL", b"return 1", 1, b"k")) is None
+    assert whole(pack(b"GET", b"k")) is None
+    assert whole(pack(b"PING")) is None
 
 
 @pytest.mark.parametrize(

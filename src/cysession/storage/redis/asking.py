@@ -16,7 +16,7 @@ from cysession.storage.base import Storage
 from .client import Client
 from .records import FOREIGN, Place, Request
 from .touches import MILLISECOND
-from .wire import ErrorReply, NoScript, Template, WrongType
+from .wire import ErrorReply, Template, WrongType, explain
 
 __all__ = ["Asking", "Flow", "Reads", "loading"]
 
@@ -27,7 +27,7 @@ Reads = dict[bytes, list["asyncio.Future[Any]"]]
 """Keys that are being read, and who else waits for them."""
 
 AGAIN: Final = object()  # in place of a reply: whoever was to read gave up
-PTTL: Final = Template(b"PTTL", Template.KEY)
+PTTL: Final = Template(b"PTTL", Template.HOLE)
 
 
 def loading(place: Place) -> Request:
@@ -81,10 +81,7 @@ class Asking(Storage):
 
     def _ask(self, request: Request) -> Any:
         try:
-            try:
-                return self._client.call_packed(request.key, request.packed, retry=True)
-            except NoScript:
-                return self._client.call_packed(request.key, request.whole(), retry=True)
+            return self._client.call_packed(request.key, request.packed, retry=True)
         except WrongType:
             return FOREIGN
         finally:
@@ -93,10 +90,7 @@ class Asking(Storage):
 
     async def _aask(self, request: Request) -> Any:
         try:
-            try:
-                return await self._client.acall_packed(request.key, request.packed, retry=True)
-            except NoScript:
-                return await self._client.acall_packed(request.key, request.whole(), retry=True)
+            return await self._client.acall_packed(request.key, request.packed, retry=True)
         except WrongType:
             return FOREIGN
         finally:
@@ -113,9 +107,7 @@ class Asking(Storage):
             )
         finally:
             self._outdate(requests)
-        for n in _failed(replies):  # a script that the server does not know yet, or an error for good
-            replies[n] = self._ask(requests[n])
-        return replies
+        return _judged(replies)
 
     async def _aask_all(self, requests: list[Request]) -> list[Any]:
         if self._client.is_cluster:
@@ -126,9 +118,7 @@ class Asking(Storage):
             )
         finally:
             self._outdate(requests)
-        for n in _failed(replies):
-            replies[n] = await self._aask(requests[n])
-        return replies
+        return _judged(replies)
 
     def _outdate(self, requests: list[Request]) -> None:
         """What may have changed a key, whatever became of it."""
@@ -189,5 +179,12 @@ def _packed(requests: list[Request]) -> bytes:
     return b"".join([request.packed for request in requests])
 
 
-def _failed(replies: list[Any]) -> list[int]:
-    return [n for n, reply in enumerate(replies) if type(reply) is ErrorReply]
+def _judged(replies: list[Any]) -> list[Any]:
+    """What each request would have been answered alone. Raises SessionError."""
+    for n, reply in enumerate(replies):
+        if type(reply) is ErrorReply:
+            error = explain(reply)
+            if not isinstance(error, WrongType):
+                raise error
+            replies[n] = FOREIGN
+    return replies

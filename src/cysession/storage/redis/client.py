@@ -19,15 +19,13 @@ from binascii import crc_hqx
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
-import hiredis
-
 from cysession.errors import SessionError, StorageUnavailable
 
-from .link import NOT_YET, Lost
+from .link import Lost
 from .near import Bounds
 from .node import Node
 from .source import Address, open_source
-from .wire import Argument, ErrorReply, Reply, Script, explain, pack, pack_many, strict
+from .wire import Argument, ErrorReply, Reply, explain, pack, pack_many, split, strict, whole
 
 __all__ = ["Client"]
 
@@ -41,8 +39,9 @@ HOPS = 3  # redirections that one command follows without a pause
 PAUSE = 0.01  # seconds between two tries while a cluster moves a key, or the keys of one command
 REFRESH = 0.1  # seconds between two looks at the slots of a cluster that may have changed
 ASKING = pack(b"ASKING")
-# Errors of commands that were certainly not executed, and may be sent again elsewhere or later.
-ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "READONLY"})
+# Errors of commands that were certainly not executed, and may be sent again: elsewhere or later, or a script whole.
+MOVED = frozenset({"MOVED", "ASK", "TRYAGAIN", "READONLY"})
+REFUSED = MOVED | {"NOSCRIPT"}
 
 
 class Client:
@@ -105,7 +104,7 @@ class Client:
                     return outcome[0]
             except (Lost, SessionError) as error:
                 outcome = error
-        if not isinstance(outcome, list) or _elsewhere(outcome):
+        if not isinstance(outcome, list) or _refused(outcome):
             outcome = self._run(self._plan(slot_key, packed, 1, retry, deadline, node, outcome))
         return strict(outcome)[0]
 
@@ -121,7 +120,7 @@ class Client:
                 outcome = node.exchange(packed, count, deadline, True)
             except (Lost, SessionError) as error:
                 outcome = error
-        if not isinstance(outcome, list) or _elsewhere(outcome):
+        if not isinstance(outcome, list) or _refused(outcome):
             outcome = self._run(self._plan(slot_key, packed, count, retry, deadline, node, outcome))
         return strict(outcome) if raise_errors else outcome
 
@@ -191,7 +190,7 @@ class Client:
         outcome: Outcome | None,
     ) -> list[Reply]:
         """What is left to do after the first try, or after none was made."""
-        if isinstance(outcome, list) and not _elsewhere(outcome):
+        if isinstance(outcome, list) and not _refused(outcome):
             return outcome
         if not deadline:
             deadline = time.monotonic() + self._timeout
@@ -276,35 +275,32 @@ class Client:
             if may and worth and outcome.reason != "crowded":
                 node = yield from self._find(slot_key, deadline)
                 outcome = yield node, packed, count, deadline
-        if isinstance(outcome, Lost):
-            raise node.explain(outcome) from None
-        if isinstance(outcome, SessionError):
-            raise outcome from None
-        assert outcome is not None
-        if _elsewhere(outcome):
-            yield from self._redirect(node, packed, outcome, deadline)
-        return outcome
+        replies = _answered(node, outcome)
+        if _refused(replies):
+            yield from self._redirect(node, packed, replies, deadline)
+        return replies
 
     def _redirect(self, node: Node, packed: bytes, replies: list[Reply], deadline: float) -> Plan:
-        """Send again, one by one, what was refused because it belongs elsewhere; puts the replies in place."""
-        commands = _split(packed)
-        for index, reply in enumerate(replies):
-            refused = reply
+        """Send again what was refused, scripts whole; puts the replies in place."""
+        commands = [whole(command) or command for command in split(packed)]
+        unknown = [n for n, reply in enumerate(replies) if _code(reply) == "NOSCRIPT"]
+        if unknown:
+            outcome = yield node, b"".join([commands[n] for n in unknown]), len(unknown), deadline
+            for n, reply in zip(unknown, _answered(node, outcome), strict=True):
+                replies[n] = reply
+        for index, command in enumerate(commands):
             for hop in itertools.count():
-                if not _elsewhere([refused]) or time.monotonic() >= deadline:
+                refused = replies[index]
+                if _code(refused) not in MOVED or time.monotonic() >= deadline:
                     break
                 if hop and refused.code == "READONLY":
                     break  # connected anew already: there is no other master yet
                 if hop >= HOPS:
                     yield min(PAUSE, max(0.0, deadline - time.monotonic()))
                 node, asking = yield from self._after(node, refused, deadline)
-                data = ASKING + commands[index] if asking else commands[index]
+                data = ASKING + command if asking else command
                 outcome = yield node, data, 1 + asking, deadline
-                if isinstance(outcome, Lost):
-                    raise node.explain(outcome) from None
-                if isinstance(outcome, SessionError):
-                    raise outcome from None
-                refused = replies[index] = outcome[-1]
+                replies[index] = _answered(node, outcome)[-1]
         return replies
 
     def _after(
@@ -450,46 +446,6 @@ class Client:
             slot_key, packed, len(commands), retry=retry, raise_errors=raise_errors
         )
 
-    # --- scripts ------------------------------------------------------------------------------------------------
-
-    def run_script(
-        self, script: Script, keys: Sequence[bytes], args: Sequence[Argument] = (), *, retry: bool = False
-    ) -> Reply:
-        """A script on the node of its first key: by digest, and whole if the server does not know it."""
-        packed = script.by_digest(keys, args)
-        (reply,) = self.call_packed_many(keys[0], packed, 1, retry=retry, raise_errors=False)
-        if type(reply) is ErrorReply:
-            if reply.code != "NOSCRIPT":
-                raise explain(reply) from None
-            return self.call_packed(keys[0], script.by_source(keys, args), retry=retry)
-        return reply
-
-    async def arun_script(
-        self, script: Script, keys: Sequence[bytes], args: Sequence[Argument] = (), *, retry: bool = False
-    ) -> Reply:
-        """run_script, awaited."""
-        packed = script.by_digest(keys, args)
-        node = self._only or (self._slots[_slot(keys[0])] if self._slots else None)
-        outcome: Outcome | None = None
-        deadline = 0.0
-        if node is not None:  # as in acall_packed
-            loop, mux = node.fast
-            if loop is asyncio.get_running_loop() and mux.open and not node.breaker.failures:
-                deadline = time.monotonic() + self._timeout
-                try:
-                    reply = await mux.send(packed)
-                except Lost as crowded:
-                    reply = crowded
-                if not isinstance(reply, Exception):
-                    return reply
-                outcome = reply if isinstance(reply, Lost) else [reply]
-        (reply,) = await self._afollow(keys[0], packed, 1, retry, deadline, node, outcome)
-        if type(reply) is ErrorReply:
-            if reply.code != "NOSCRIPT":
-                raise explain(reply) from None
-            return await self.acall_packed(keys[0], script.by_source(keys, args), retry=retry)
-        return reply
-
     # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -513,17 +469,21 @@ def _slot(key: bytes) -> int:
     return crc_hqx(key, 0) % SLOTS
 
 
-def _elsewhere(replies: list[Reply]) -> bool:
-    """Is there one that has to be asked for elsewhere, or again?"""
-    errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
-    return any(error.code in ELSEWHERE for error in errors)
+def _code(reply: Reply) -> str:
+    """Of an error; "" for anything else."""
+    return reply.code if isinstance(reply, ErrorReply) else ""
 
 
-def _split(packed: bytes) -> list[bytes]:
-    """Packed commands, one by one."""
-    reader = hiredis.Reader(notEnoughData=NOT_YET)
-    reader.feed(packed)
-    commands = []
-    while (command := reader.gets()) is not NOT_YET:
-        commands.append(pack(*command))
-    return commands
+def _refused(replies: list[Reply]) -> bool:
+    """Is there one whose command has to be sent again?"""
+    return any(_code(reply) in REFUSED for reply in replies)
+
+
+def _answered(node: Node, outcome: Outcome | None) -> list[Reply]:
+    """The replies. Raises SessionError if there are none."""
+    if isinstance(outcome, Lost):
+        raise node.explain(outcome) from None
+    if isinstance(outcome, SessionError):
+        raise outcome from None
+    assert outcome is not None
+    return outcome

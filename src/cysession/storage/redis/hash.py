@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from cysession import codec
-from cysession._core import Record
+from cysession._core import Delta, Record, stored_remote
 from cysession.errors import CorruptRecord, NotSerializable
 
 from . import scripts
@@ -28,12 +28,12 @@ from .records import (
     KIND,
     RECORD,
     USED,
-    Change,
     Check,
     Layout,
     Place,
     Request,
     Stored,
+    Tokens,
     birth_of,
     command,
     key_in,
@@ -63,8 +63,7 @@ class Patch(NamedTuple):
 class Hashes:
     """One hash a session."""
 
-    load = Template(b"HGETALL", Template.KEY)
-    wants_changes = True
+    load = Template(b"HGETALL", Template.HOLE)
 
     def decode(self, place: Place, reply: object) -> Stored:
         fields = _fields(reply)
@@ -75,7 +74,7 @@ class Hashes:
         known = {} if seen is None else seen.checks or {}
         if seen is not None and known and head == seen.head and _unchanged(fields, known):
             # As this process itself wrote it: from now on an equal reply says so at once.
-            return Stored(
+            return stored_remote(
                 seen.record, None, seen.idle, seen.used, seen.tokens, head, reply, seen.size, seen.checks
             )
         tokens = head[USED.size : RECORD]
@@ -85,7 +84,9 @@ class Hashes:
         (used,) = USED.unpack_from(head)
         if header.flags & codec.FLAG_ALIAS:
             record = Record.build({}, header.created, header.cap, 0, header.birth)
-            return Stored(record, key_in(payload), header.idle, used, tokens, head, reply, len(head), {})
+            return stored_remote(
+                record, key_in(payload), header.idle, used, tokens, head, reply, len(head), {}
+            )
         checks = {
             field: check
             if (check := known.get(field)) is not None and check.raw == value
@@ -97,7 +98,7 @@ class Hashes:
             raise CorruptRecord("a hash that lacks fields of its session, or has others")
         record = _record(header, checks, seen)
         size = len(head) + sum(len(field) + len(value) for field, value in fields.items())
-        return Stored(record, None, header.idle, used, tokens, head, reply, size, checks)
+        return stored_remote(record, None, header.idle, used, tokens, head, reply, size, checks)
 
     def version(self, stored: Stored) -> bytes:
         return stored.head[USED.size :]
@@ -105,24 +106,45 @@ class Hashes:
     def version_read(self, reply: object) -> bytes:
         return _fields(reply).get(b"", b"")[USED.size :]
 
-    def build(
-        self, place: Place, record: Record, tokens: bytes, idle: int, used: int, change: Change | None = None
+    def build(self, place: Place, record: Record, tokens: bytes, idle: int, used: int) -> Stored:
+        return self._build(place, record, tokens, idle, used, None, {})
+
+    def build_on(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, idle: int, used: int
+    ) -> Stored | None:
+        delta = delta.against(stored.record)
+        merged = delta.apply(stored.record, used, stored.record.cap)
+        if merged is None:
+            return None
+        tokens = Tokens.after(stored.tokens, token)
+        known = {} if delta.cleared else stored.checks
+        return self._build(place, merged, tokens, idle, used, None if delta.cleared else delta, known)
+
+    @staticmethod
+    def _build(
+        place: Place,
+        record: Record,
+        tokens: bytes,
+        idle: int,
+        used: int,
+        delta: Delta | None,
+        known: dict[bytes, Check],
     ) -> Stored:
-        data = dict(record.raw_items())
-        if change is None or change.delta.cleared or change.old.checks is None:
-            names, gone, checks = list(data), [], dict[bytes, Check]()
+        """delta: what to write of it; None: all. known: the fields there are."""
+        data, checks = dict(record.raw_items()), dict(known)
+        if delta is None:
+            names, gone = list(data), list[bytes]()
         else:
-            delta, checks = change.delta, dict(change.old.checks)
             names = [name for name in delta.values if name in data]
             gone = [_field(name) for name in delta.removed if name not in data and _field(name) in checks]
         fields: list[bytes] = []
         last = max((check.order for check in checks.values()), default=0)
         for name in names:
             field = _field(name)
-            known = checks.get(field)
-            if known is None:
+            before = checks.get(field)
+            if before is None:
                 last += 1
-            order = last if known is None else known.order
+            order = last if before is None else before.order
             content = ORDER.pack(order) + _pack(name, data[name])
             crc = _crc(place, field, content)
             checks[field] = Check(crc, order, CRC.pack(crc) + content)
@@ -131,28 +153,29 @@ class Hashes:
             del checks[field]
         framed = codec.frame(record, _sum(checks), idle=idle, bound_to=tokens, seed=place.seed)
         head = b"".join((USED.pack(used), tokens, framed))
-        whole = change is None or change.delta.cleared
-        size = len(head) + record.size
-        return Stored(record, None, idle, used, tokens, head, Patch(whole, gone, fields), size, checks)
+        patch = Patch(delta is None, gone, fields)
+        return stored_remote(record, None, idle, used, tokens, head, patch, len(head) + record.size, checks)
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored:
         name = target.name.encode("ascii")
         framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=tokens, seed=place.seed)
         head = b"".join((USED.pack(end.created), tokens, framed))
-        return Stored(end, target.name, 0, end.created, tokens, head, Patch(True, [], []), len(head), {})
+        return stored_remote(
+            end, target.name, 0, end.created, tokens, head, Patch(True, [], []), len(head), {}
+        )
 
     def create(self, place: Place, new: Stored, ttl_ms: int) -> Request:
         fields = _patch(new).fields
         return script(scripts.HASH_CREATE, place.key, b"%d" % ttl_ms, new.head, *fields, changes=True)
 
-    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
+    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> bytes:
         if new is None:
-            return script(scripts.HASH_SWAP, place.key, version, b"0", b"", b"", b"0", changes=True)
+            return scripts.HASH_SWAP(place.key, version, b"0", b"", b"", b"0")
         patch = _patch(new)
         whole = b"1" if patch.whole else b""
         count = b"%d" % len(patch.gone)
         args = (version, b"%d" % ttl_ms, new.head, whole, count, *patch.gone, *patch.fields)
-        return script(scripts.HASH_SWAP, place.key, *args, changes=True)
+        return scripts.HASH_SWAP(place.key, *args)
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
         more = () if used is None else (USED.pack(used),)

@@ -14,7 +14,7 @@ from .asking import Asking, Reads
 from .client import Client
 from .near import Bounds
 from .records import Blobs, Layout, Place, Stored, is_alias, read_head
-from .touches import MILLISECOND, Touches
+from .touches import Touches
 
 __all__ = ["Keeper", "locator_of"]
 
@@ -130,10 +130,7 @@ class Keeper(Asking):
 
     def _life(self, stored: Stored, ttl: int, now: int, used: int | None = None) -> int:
         """Milliseconds that its key has to live from now on; 0 or less: none."""
-        record, used = stored.record, now if used is None else used
-        idle = record.ttl or ttl or stored.idle
-        left = (min(used + idle, record.cap) if idle else record.cap) - now
-        life = min(-(-left // MILLISECOND), FOREVER)
+        life = min(stored.life(ttl, now, now if used is None else used), FOREVER)
         return life if life <= 0 or self.clock is None else life + SPARE
 
     # ---- what was seen -----------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ The key is a prefix and the SHA-256 of the session's id, so nothing at rest, in 
 anybody in. The record's checksum covers key and tokens too: a string that was copied to another key, or put
 together from two, is as good as none.
 
-A writer names what it has read, by a digest, and brings a fresh token. If what is stored has changed since, the
-write is refused and answered with what is stored now; a writer that finds its own token there, or among the
-three before it, learns that its first attempt did arrive and only the answer was lost. No token is ever given
+A writer shows what it has read, all of it or a digest, and brings a fresh token. If what is stored has changed
+since, the write is refused and answered with what is stored now; a writer that finds its own token there, or among
+the three before it, learns that its first attempt did arrive and only the answer was lost. No token is ever given
 out twice, so a write that was delayed on its way changes nothing after any later one.
 
 Idle time is the key's own time to live, kept by the server: nodes need no common clock for it. Only with a
@@ -27,16 +27,16 @@ from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
 from cysession import codec
-from cysession._core import Delta, Record
+from cysession._core import Delta, Record, stored_remote, stored_string
+from cysession._core import StoredRemote as Stored
 from cysession.errors import CorruptRecord
 
 from . import scripts
-from .wire import NoScript, Script, Template, pack
+from .wire import Script, Template, pack
 
 __all__ = [
     "FOREIGN",
     "Blobs",
-    "Change",
     "Check",
     "Layout",
     "Place",
@@ -59,22 +59,14 @@ FOREIGN: Final = object()
 
 
 class Request(NamedTuple):
-    """What the client is asked: a packed command, which may be a script by its digest. It names one key.
+    """What the client is asked: a packed command that names one key.
 
     changes: it may change what a load of that key reads; a new time to live is no change.
     """
 
     key: bytes
     packed: bytes
-    script: Script | None = None
-    args: tuple[bytes, ...] = ()
     changes: bool = False
-
-    def whole(self) -> bytes:
-        """The same for a server that does not know the script."""
-        if self.script is None:
-            raise NoScript  # for a command that is none: the server is out of its mind
-        return self.script.by_source((self.key,), self.args)
 
 
 def command(key: bytes, *parts: bytes) -> Request:
@@ -82,7 +74,7 @@ def command(key: bytes, *parts: bytes) -> Request:
 
 
 def script(of: Script, key: bytes, *args: bytes, changes: bool = False) -> Request:
-    return Request(key, of.by_digest((key,), args), of, args, changes)
+    return Request(key, of(key, *args), changes)
 
 
 # ---- versions ------------------------------------------------------------------------------------------
@@ -132,34 +124,6 @@ class Check(NamedTuple):
     raw: bytes  # as it is stored: an equal one is intact too, and needs no decoding
 
 
-class Stored:
-    """What is stored of one session. Never changes: threads and tasks may share it."""
-
-    __slots__ = ("alias", "checks", "head", "idle", "raw", "record", "size", "tokens", "used")
-
-    def __init__(
-        self,
-        record: Record,
-        alias: str | None,
-        idle: int,
-        used: int,
-        tokens: bytes,
-        head: bytes,
-        raw: object,
-        size: int,
-        checks: dict[bytes, Check] | None = None,
-    ) -> None:
-        self.record = record  # of an alias: only its birth and its end
-        self.alias = alias  # the storage key of the record that this one leads to
-        self.idle = idle  # the last writer's idle ttl
-        self.used = used
-        self.tokens = tokens
-        self.head = head  # what holds all of the above but data: a string, whole, or the head of a hash
-        self.raw = raw  # the reply that it is read from: an equal one needs no decoding
-        self.size = size  # bytes, about
-        self.checks = checks  # of a hash: what is known of every field
-
-
 class Place:
     """Where a session is kept, and what this process last saw there."""
 
@@ -177,18 +141,10 @@ class Place:
         )
 
 
-class Change(NamedTuple):
-    """What a commit changes."""
-
-    old: Stored
-    delta: Delta  # against `old`
-
-
 class Layout(Protocol):
     """How sessions lie in Redis. Reads and builds; whoever calls it talks to the server."""
 
     load: Template  # reads a whole session
-    wants_changes: bool  # whether `build` can do with less if it is told what a commit changes
 
     def decode(self, place: Place, reply: object) -> Stored:
         """Raises CorruptRecord."""
@@ -202,16 +158,14 @@ class Layout(Protocol):
         """The same of a reply, also of one that does not decode."""
         ...
 
-    def build(
-        self,
-        place: Place,
-        record: Record,
-        tokens: bytes,
-        idle: int,
-        used: int,
-        change: "Change | None" = None,
-    ) -> Stored:
-        """What to store; `change` says how it differs from what is stored, if that is known."""
+    def build(self, place: Place, record: Record, tokens: bytes, idle: int, used: int) -> Stored:
+        """What to store of a session."""
+        ...
+
+    def build_on(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, idle: int, used: int
+    ) -> Stored | None:
+        """What a commit makes of what is stored; None: nothing is left."""
         ...
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored: ...
@@ -220,8 +174,8 @@ class Layout(Protocol):
         """Answers OK or 1, and nil or 0 if the key is taken."""
         ...
 
-    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
-        """Answers 1, 0 if there is nothing, or what is there if that is of another version. None: delete."""
+    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> bytes:
+        """Packed. Answers 1, 0 if there is nothing, or what is there if that is of another version. None: delete."""
         ...
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
@@ -246,14 +200,15 @@ class Layout(Protocol):
 RECORD = USED.size + Tokens.SIZE  # where codec's record begins
 HEAD = RECORD + codec.HEADER_SIZE
 FLAGS = RECORD + 5
+DIGEST: Final = 40  # bytes of a digest, which no session is as short as
+SHORT: Final = 1024  # bytes that are sent more quickly than both sides digest them
 KIND = slice(FLAGS, RECORD + 40)  # flags, birth, created, cap, idle: see codec
 
 
 class Blobs:
     """One string a session."""
 
-    load = Template(b"GET", Template.KEY)
-    wants_changes = False
+    load = Template(b"GET", Template.HOLE)
 
     def decode(self, place: Place, reply: object) -> Stored:
         if type(reply) is not bytes or len(reply) < HEAD:
@@ -265,37 +220,38 @@ class Blobs:
         (used,) = USED.unpack_from(reply)
         if header.flags & codec.FLAG_ALIAS:
             record = Record.build({}, header.created, header.cap, 0, header.birth)
-            return Stored(record, key_in(payload), header.idle, used, tokens, reply, reply, len(reply))
-        return Stored(codec.build(header, payload), None, header.idle, used, tokens, reply, reply, len(reply))
+            return stored_remote(record, key_in(payload), header.idle, used, tokens, reply, reply, len(reply))
+        record = codec.build(header, payload)
+        return stored_remote(record, None, header.idle, used, tokens, reply, reply, len(reply))
 
     def version(self, stored: Stored) -> bytes:
-        return _digest(stored.head)
+        return _version(stored.head)
 
     def version_read(self, reply: object) -> bytes:
-        return _digest(reply if type(reply) is bytes else b"")
+        return _version(reply if type(reply) is bytes else b"")
 
-    def build(
-        self, place: Place, record: Record, tokens: bytes, idle: int, used: int, change: Change | None = None
-    ) -> Stored:
-        framed = codec.encode(record, idle=idle, bound_to=tokens, seed=place.seed)
-        raw = b"".join((USED.pack(used), tokens, framed))
-        return Stored(record, None, idle, used, tokens, raw, raw, len(raw))
+    def build(self, place: Place, record: Record, tokens: bytes, idle: int, used: int) -> Stored:
+        return stored_string(record, idle, used, tokens, place.seed)
+
+    def build_on(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, idle: int, used: int
+    ) -> Stored | None:
+        merged = delta.apply(stored.record, used, stored.record.cap)
+        if merged is None:
+            return None
+        return stored_string(merged, idle, used, Tokens.after(stored.tokens, token), place.seed)
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored:
         name = target.name.encode("ascii")
         framed = codec.frame(end, name, flags=codec.FLAG_ALIAS, bound_to=tokens, seed=place.seed)
         raw = b"".join((USED.pack(end.created), tokens, framed))
-        return Stored(end, target.name, 0, end.created, tokens, raw, raw, len(raw))
+        return stored_remote(end, target.name, 0, end.created, tokens, raw, raw, len(raw))
 
     def create(self, place: Place, new: Stored, ttl_ms: int) -> Request:
-        packed = pack(b"SET", place.key, new.head, b"NX", b"PX", b"%d" % ttl_ms)
-        return Request(place.key, packed, changes=True)
+        return Request(place.key, _SET(place.key, new.head, b"NX", b"PX", ttl_ms), True)
 
-    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> Request:
-        raw = b"" if new is None else new.head
-        life = b"%d" % ttl_ms
-        packed = _SWAP % (len(place.key), place.key, version, len(raw), raw, len(life), life)
-        return Request(place.key, packed, scripts.SWAP, (version, raw, life), changes=True)
+    def swap(self, place: Place, version: bytes, new: Stored | None, ttl_ms: int) -> bytes:
+        return _SWAP(place.key, version, b"" if new is None else new.head, ttl_ms)
 
     def touch(self, place: Place, stored: Stored, ttl_ms: int, used: int | None) -> Request:
         kind = kind_of(stored.head[KIND])
@@ -323,16 +279,16 @@ def read_head(head: bytes) -> tuple[codec.Header, int]:
     return codec.peek(head[RECORD:]), USED.unpack_from(head)[0]
 
 
-def _digest(raw: bytes) -> bytes:
-    # What Redis can compute; it tells versions apart and keeps nobody out.
-    return sha1(raw[USED.size :], usedforsecurity=False).hexdigest().encode("ascii")
+def _version(raw: bytes) -> bytes:
+    """All but the last use; of what is long a digest that Redis can compute, too, which keeps nobody out."""
+    version = raw[USED.size :]
+    if DIGEST < len(version) <= SHORT:
+        return version
+    return sha1(version, usedforsecurity=False).hexdigest().encode("ascii")
 
 
-# What every commit sends, packed by hand: five times as fast as by hiredis.
-_SWAP = (
-    b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n$%%d\r\n%%b\r\n$40\r\n%%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n"
-    % scripts.SWAP.digest
-)
+_SWAP = Template(b"EVALSHA", scripts.SWAP.digest, 1, *[Template.HOLE] * 4)
+_SET = Template(b"SET", *[Template.HOLE] * 5)
 
 
 def birth_of(birth: int | None) -> bytes:

@@ -21,10 +21,10 @@ __all__ = [
 
 # ---- one string a session (records.py) -----------------------------------------------------------------
 
-# session, SHA-1 of what was read from its token on, the new string or "" to delete, ms to live
+# session, what was read from its token on or the SHA-1 of it, the new string or "" to delete, ms to live
 SWAP = Script("""\
 local stored = redis.call('GETRANGE', KEYS[1], 8, -1)
-if redis.sha1hex(stored) == ARGV[1] then
+if stored == ARGV[1] or (#ARGV[1] == 40 and redis.sha1hex(stored) == ARGV[1]) then
   if ARGV[2] == '' then
     redis.call('DEL', KEYS[1])
   else

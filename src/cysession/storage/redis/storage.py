@@ -9,7 +9,7 @@ still so; if not, it is answered with what is there now, and planned again.
 import asyncio
 import random
 import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from cysession._core import Delta, Record
 from cysession.errors import SessionGone, StorageUnavailable
@@ -17,10 +17,10 @@ from cysession.storage.base import HOPS, SECOND
 
 from .asking import Flow, loading
 from .overview import Overview
-from .records import TOKEN, Change, Place, Request, Stored, Tokens, is_alias, new_token
+from .records import FOREIGN, TOKEN, Place, Request, Stored, Tokens, is_alias, new_token
 from .touches import EVERY, Touch
 from .uses import Uses
-from .wire import NoScript, WrongType
+from .wire import WrongType
 
 __all__ = ["RedisStorage"]
 
@@ -29,14 +29,6 @@ TRIES: Final = (
 )
 PAUSE: Final = 0.002  # seconds: writers who are overtaken again and again make room for each other, at random
 _CONTENDED: Final = "too many others write this session at once; try again"
-
-
-class Attempt(NamedTuple):
-    """One try of a commit: what it would store, None for a deletion, and the request that does it."""
-
-    token: bytes
-    made: Stored | None
-    request: Request
 
 
 class RedisStorage(Uses, Overview):
@@ -84,7 +76,10 @@ class RedisStorage(Uses, Overview):
     def load_record(self, session_id: str, ttl: int) -> Record | None:
         """The live record, or None: one round trip. Its use is noted, at most every min(60 s, ttl / 20)."""
         place = self._places.get(session_id) or self._place(session_id)
-        reply = self._ask(loading(place))
+        try:
+            reply = self._client.call_packed(place.key, place.load, retry=True)
+        except WrongType:
+            reply = FOREIGN
         if (stored := place.stored) is not None and reply == stored.raw:
             record, clock = stored.record, self.clock
             now = time.time_ns() if clock is None else round(clock() * SECOND)
@@ -220,7 +215,8 @@ class RedisStorage(Uses, Overview):
                     return True
                 if self._alive(place, stored, ttl):
                     return False
-            if (yield self._layout.swap(place, self._layout.version_read(there), made, life)) == 1:
+            swap = self._layout.swap(place, self._layout.version_read(there), made, life)
+            if (yield Request(place.key, swap, True)) == 1:
                 return True
         raise StorageUnavailable(_CONTENDED)
 
@@ -228,39 +224,47 @@ class RedisStorage(Uses, Overview):
         first = self._first_attempt(session_id, base, delta, ttl)
         if first is None:
             return self._run(self._commit(session_id, base, delta, ttl))
-        place, attempt = first
-        reply = self._ask(attempt.request)
+        place, token, made, packed = first
+        try:
+            reply = self._client.call_packed(place.key, packed, retry=True)
+        except WrongType:
+            reply = FOREIGN
+        finally:
+            if self._near:
+                self._client.outdate(place.key)
         if reply == 1:
-            return self._committed(session_id, place, place, attempt.made)
-        return self._run(self._commit_on(session_id, base, delta, ttl, (place, place), attempt, reply))
+            return self._committed(session_id, place, place, made)
+        return self._run(self._commit_on(session_id, base, delta, ttl, (place, place), token, made, reply))
 
     async def acommit_record(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Record | None:
         first = self._first_attempt(session_id, base, delta, ttl)
         if first is None:
             return await self._arun(self._commit(session_id, base, delta, ttl))
-        place, attempt = first
-        request = attempt.request
+        place, token, made, packed = first
         try:
-            reply = await self._client.acall_packed(request.key, request.packed, retry=True)
-        except (NoScript, WrongType):
-            reply = await self._aask(request)
+            reply = await self._client.acall_packed(place.key, packed, retry=True)
+        except WrongType:
+            reply = FOREIGN
         finally:
             if self._near:
                 self._client.outdate(place.key)
         if reply == 1:
-            return self._committed(session_id, place, place, attempt.made)
-        return await self._arun(self._commit_on(session_id, base, delta, ttl, (place, place), attempt, reply))
+            return self._committed(session_id, place, place, made)
+        return await self._arun(
+            self._commit_on(session_id, base, delta, ttl, (place, place), token, made, reply)
+        )
 
     def _first_attempt(
         self, session_id: str, base: Record, delta: Delta, ttl: int
-    ) -> tuple[Place, Attempt] | None:
+    ) -> tuple[Place, bytes, Stored | None, bytes] | None:
         """The common case: what this process saw last is what is stored. None: it saw nothing that would do."""
         place = self._places.get(session_id)
         if place is None or (stored := place.stored) is None or stored.record.birth != base.birth:
             return None
         if not self._alive(place, stored, ttl):
             return None
-        return place, self._attempt(place, stored, delta, new_token(), ttl)
+        token = new_token()
+        return place, token, *self._attempt(place, stored, delta, token, ttl)
 
     def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Flow[Record | None]:
         """For what this process has not seen."""
@@ -268,10 +272,10 @@ class RedisStorage(Uses, Overview):
         found = yield from self._look_up(session_id, home, ttl)
         if found is None or found[1].record.birth != base.birth:
             raise SessionGone
-        place, stored = found
-        attempt = self._attempt(place, stored, delta, new_token(), ttl)
-        reply = yield attempt.request
-        return (yield from self._commit_on(session_id, base, delta, ttl, (home, place), attempt, reply))
+        (place, stored), token = found, new_token()
+        made, packed = self._attempt(place, stored, delta, token, ttl)
+        reply = yield Request(place.key, packed, True)
+        return (yield from self._commit_on(session_id, base, delta, ttl, (home, place), token, made, reply))
 
     def _commit_on(
         self,
@@ -280,17 +284,18 @@ class RedisStorage(Uses, Overview):
         delta: Delta,
         ttl: int,
         places: tuple[Place, Place],
-        attempt: Attempt,
+        token: bytes,
+        made: Stored | None,
         reply: Any,
     ) -> Flow[Record | None]:
         """From the answer to the first attempt on. All attempts bring one token: whichever arrives, it is ours.
 
         places: that of the id, and the one the attempt was made at; another one if the id is an old one.
         """
-        (home, place), token = places, attempt.token
+        home, place = places
         for tries in range(TRIES):
             if reply == 1:
-                return self._committed(session_id, home, place, attempt.made)
+                return self._committed(session_id, home, place, made)
             if reply == 0:
                 break
             self._conflicts += 1
@@ -306,31 +311,21 @@ class RedisStorage(Uses, Overview):
                 return self._committed(session_id, home, place, stored)
             if tries:
                 yield random.random() * PAUSE * min(tries, 8)
-            attempt = self._attempt(place, stored, delta, token, ttl)
-            reply = yield attempt.request
+            made, packed = self._attempt(place, stored, delta, token, ttl)
+            reply = yield Request(place.key, packed, True)
         else:
             raise StorageUnavailable(_CONTENDED)
         self._let_go(session_id)
         raise SessionGone
 
-    def _attempt(self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int) -> Attempt:
-        """To commit onto what is stored."""
-        made = self._planned(place, stored, delta, token, ttl)
-        life = 0 if made is None else self._life(made, ttl, made.used)
-        layout = self._layout
-        return Attempt(token, made, layout.swap(place, layout.version(stored), made, life))
-
-    def _planned(self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int) -> Stored | None:
-        """What is to be stored; None: nothing is left."""
-        now, record, layout = self.now_ns(), stored.record, self._layout
-        change = None
-        if layout.wants_changes:
-            delta = delta.against(record)
-            change = Change(stored, delta)
-        merged = delta.apply(record, now, record.cap)
-        if merged is None:
-            return None
-        return layout.build(place, merged, Tokens.after(stored.tokens, token), ttl, now, change)
+    def _attempt(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int
+    ) -> tuple[Stored | None, bytes]:
+        """To commit onto what is stored: what that makes of it, None for a deletion, and the command that does it."""
+        now, layout = self.now_ns(), self._layout
+        made = layout.build_on(place, stored, delta, token, ttl, now)
+        life = 0 if made is None else self._life(made, ttl, now)
+        return made, layout.swap(place, layout.version(stored), made, life)
 
     def _committed(self, session_id: str, home: Place, place: Place, made: Stored | None) -> Record | None:
         """What is stored now; None: nothing."""
@@ -406,7 +401,7 @@ class RedisStorage(Uses, Overview):
             copy = yield from self._copy(target, stored, copy, token, ttl)
             sign = self._sign(place, target, stored, token, grace) if grace > 0 else None
             life = 0 if sign is None else self._life(sign, 0, self.now_ns())
-            reply = yield layout.swap(place, layout.version(stored), sign, life)
+            reply = yield Request(place.key, layout.swap(place, layout.version(stored), sign, life), True)
             if reply != 1:
                 stored = self._understand(place, reply) if reply else None
                 if stored is None or stored.alias is None or not Tokens.has(stored.tokens, token):
@@ -433,10 +428,10 @@ class RedisStorage(Uses, Overview):
         if copy is None:
             if not (yield from self._put(target, made, token, ttl)):
                 raise StorageUnavailable("the fresh id is in use already; check the id function")
-        elif (
-            yield self._layout.swap(target, self._layout.version(copy), made, self._life(made, ttl, now))
-        ) != 1:
-            raise StorageUnavailable("the copy under the fresh id is gone; try again")
+        else:
+            swap = self._layout.swap(target, self._layout.version(copy), made, self._life(made, ttl, now))
+            if (yield Request(target.key, swap, True)) != 1:
+                raise StorageUnavailable("the copy under the fresh id is gone; try again")
         return made
 
     def _sign(self, place: Place, target: Place, stored: Stored, token: bytes, grace: int) -> Stored:

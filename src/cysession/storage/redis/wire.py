@@ -1,7 +1,7 @@
 """What goes over the wire: packed commands, scripts, and what an error reply means.
 
-hiredis packs and parses. A command whose shape never changes is packed once and for all (`Template`): only its key
-and value are put between bytes that are already there.
+hiredis packs and parses. A command whose shape never changes is packed once and for all (`Template`): only what differs
+is put between bytes that are already there.
 
 No text of a server is ever repeated in a message of ours: Redis quotes commands and arguments in its errors, and so
 would give away keys and values. Only the code of the error, one word in capitals, is.
@@ -10,16 +10,16 @@ would give away keys and values. Only the code of the error, one word in capital
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import hiredis
 
+from cysession._core import packed
 from cysession.errors import SessionError, StorageFull, StorageMisconfigured, StorageUnavailable
 
 __all__ = [
     "Argument",
     "ErrorReply",
-    "NoScript",
     "Reply",
     "Script",
     "Template",
@@ -27,7 +27,9 @@ __all__ = [
     "explain",
     "pack",
     "pack_many",
+    "split",
     "strict",
+    "whole",
 ]
 
 # Its own stub knows tuples of one length only.
@@ -85,6 +87,7 @@ _UNAVAILABLE = {
     "CLUSTERDOWN": "the Redis cluster is down or misses slots; try again",
     "TRYAGAIN": "the Redis cluster is moving these keys; try again",
     "MOVED": "the Redis cluster keeps moving this key; try again",
+    "NOSCRIPT": "Redis keeps forgetting a script; try again",
     "ASK": "the Redis cluster keeps moving this key; try again",
     "MISCONF": "Redis refuses writes: it cannot save its data to disk; look at its log",
     "MAXCLIENTS": "Redis has too many clients; raise its maxclients",
@@ -105,15 +108,9 @@ class WrongType(StorageMisconfigured):
     """The key holds something of another type."""
 
 
-class NoScript(StorageUnavailable):
-    """The server does not know the script; it has to be sent whole."""
-
-
 def explain(error: ErrorReply) -> SessionError:
     """Our own error for what the server answered: which class, and what to do. Never holds text of the server."""
     code = error.code
-    if code == "NOSCRIPT":
-        return NoScript("Redis has forgotten a script; try again")
     if code == "OOM":
         return StorageFull(
             "Redis has no memory left for this write (maxmemory); the stored session is unchanged"
@@ -144,48 +141,61 @@ def pack_many(commands: Sequence[Sequence[Argument]]) -> bytes:
 
 
 class Template:
-    """A command with one key, whose arguments but for the key and at most one value are known beforehand.
+    """A command most of whose arguments are known beforehand: all but some in a row.
 
-    `Template(b"SET", Template.KEY, Template.VALUE, b"XX")(key, value)` is about five times as fast as `pack`.
+    `Template(b"SET", Template.HOLE, Template.HOLE, b"XX")(key, value)` is several times as fast as `pack`.
     """
 
-    KEY = object()
-    VALUE = object()
-    __slots__ = ("_format", "_takes_value")
+    HOLE: Final = object()
+    __slots__ = ("_back", "_front", "_holes")
 
     def __init__(self, *parts: object) -> None:
-        made = [b"*%d\r\n" % len(parts)]
-        self._takes_value = Template.VALUE in parts
-        for part in parts:
-            if part is Template.KEY or part is Template.VALUE:
-                made.append(b"$%d\r\n%b\r\n")
-            else:
-                data = part if isinstance(part, bytes) else str(part).encode()
-                made.append(b"$%d\r\n%b\r\n" % (len(data), data.replace(b"%", b"%%")))
-        self._format = b"".join(made)
-        places = [part for part in parts if part is Template.KEY or part is Template.VALUE]
-        if places not in ([Template.KEY], [Template.KEY, Template.VALUE]):
-            raise ValueError("a template has one key, and at most one value after it")
+        holes = [n for n, part in enumerate(parts) if part is Template.HOLE]
+        if not holes or holes != list(range(holes[0], holes[-1] + 1)):
+            raise ValueError("a template has something to fill in, in one place")
+        self._holes = len(holes)
+        known = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+        self._front = packed(b"*%d\r\n" % len(parts), tuple(known[: holes[0]]), b"")
+        self._back = packed(b"", tuple(known[holes[-1] + 1 :]), b"")
 
-    def __call__(self, key: bytes, value: bytes | None = None) -> bytes:
-        if value is None:
-            return self._format % (len(key), key)
-        return self._format % (len(key), key, len(value), value)
+    def __call__(self, *parts: bytes | int) -> bytes:
+        """The command, packed. Raises ValueError for another number of arguments than it lacks."""
+        if len(parts) != self._holes:
+            raise ValueError(f"{self._holes} arguments are to be filled in")
+        return packed(self._front, parts, self._back)
 
 
 class Script:
-    """A Lua script, called by its digest; sent whole only to a server that does not know it yet."""
+    """A Lua script, called by its digest; `Client` sends it whole to a server that does not know it yet."""
 
     __slots__ = ("digest", "source")
 
     def __init__(self, source: str) -> None:
         self.source = source.encode()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+        _sources[self.digest] = self.source
 
-    def by_digest(self, keys: Sequence[bytes], args: Sequence[Argument]) -> bytes:
-        """EVALSHA, packed."""
-        return pack_command((b"EVALSHA", self.digest, len(keys), *keys, *args))
+    def __call__(self, key: bytes, *args: Argument) -> bytes:
+        """EVALSHA with one key, packed."""
+        return pack_command((b"EVALSHA", self.digest, 1, key, *args))
 
-    def by_source(self, keys: Sequence[bytes], args: Sequence[Argument]) -> bytes:
-        """EVAL, packed; the server then knows the script."""
-        return pack_command((b"EVAL", self.source, len(keys), *keys, *args))
+
+_sources: dict[bytes, bytes] = {}  # of all scripts, by their digests
+
+
+def whole(command: bytes) -> bytes | None:
+    """A packed EVALSHA as an EVAL, after which the server knows the script; None: it is no EVALSHA of ours."""
+    name, *args = _unpack(command)[0]
+    source = _sources.get(args[0]) if name == b"EVALSHA" else None
+    return None if source is None else pack_command((b"EVAL", source, *args[1:]))
+
+
+def split(packed: bytes) -> list[bytes]:
+    """Packed commands, one by one."""
+    return [pack_command(tuple(command)) for command in _unpack(packed)]
+
+
+def _unpack(packed: bytes) -> list[list[bytes]]:
+    reader = hiredis.Reader(notEnoughData=None)
+    reader.feed(packed)
+    return list(iter(reader.gets, None))
