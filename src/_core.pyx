@@ -164,6 +164,25 @@ cdef int64_t ns_of_or_zero(object seconds, str what) except -1:
     return max(<int64_t>(s * 1e9), 1 if s > 0 else 0)
 
 
+@cython.final
+@cython.no_gc
+cdef class Numbers:
+    """Numbers of 64 bits from `first` on, each given out once, to any number of threads."""
+    cdef int64_t last
+
+    def __init__(self, int64_t first=0):
+        self.last = first - 1
+
+    def take(self):
+        return counter_add(&self.last, 1)
+
+    def take_bytes(self):
+        """As 8 bytes, the lowest first."""
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, 8)
+        put_little(PyBytes_AS_STRING(made), <uint64_t>counter_add(&self.last, 1), 8)
+        return made
+
+
 include "_values.pxi"
 include "_record.pxi"
 include "_encode.pxi"

@@ -4,8 +4,12 @@
 cdef enum:
     STRING_TOKENS = 32          # of the last four writes
     STRING_RECORD = 40          # where the record's frame begins: behind the last use and the tokens
+    STRING_SHORT = 1024         # bytes that are sent more quickly than both sides digest them
+    DIGEST = 40                 # bytes of a digest, which no session is as short as
 
 cdef int64_t MILLISECOND = 1_000_000
+cdef int64_t MILLISECONDS_MAX = 100 * 365 * 86_400_000      # a server refuses times beyond its own reckoning
+cdef int64_t MILLISECONDS_SPARE = 3_600_000
 
 
 @cython.final
@@ -22,16 +26,30 @@ cdef class StoredRemote:
     cdef readonly Py_ssize_t size   # bytes, about
     cdef readonly object checks     # of a hash: what is known of every field
 
-    def life(self, int64_t ttl, int64_t now, int64_t used):
-        """Milliseconds from `now` on, rounded up, that it lives if that was its last use; 0 or less: none."""
-        cdef int64_t idle = self.record._ttl or ttl or self.idle
-        cdef int64_t end = self.record._cap, left
-        if idle and used < end - idle:
-            end = used + idle
-        if end <= now:
-            return 0
-        left = end - now
-        return left // MILLISECOND + (left % MILLISECOND != 0)
+    LIFE_MAX = MILLISECONDS_MAX
+
+    def life(self, int64_t ttl, int64_t now, int64_t used, clock):
+        """Milliseconds that its key has to live from `now` on if `used` was its last use; 0: none.
+
+        Where a clock of the manager's decides, an hour more: the key merely has to be cleaned up some day.
+        """
+        return remote_life(self, ttl, now, used, clock is not None)
+
+    def rests(self, int64_t noted, int64_t ttl, clock):
+        """Whether it lives, and a use that was noted then does for one now."""
+        cdef int64_t now = wall_or(clock), age = now - noted
+        return 0 <= age < use_lasts(self.record._ttl or ttl) and now < self.record._cap
+
+
+cdef int64_t remote_life(StoredRemote s, int64_t ttl, int64_t now, int64_t used, bint clocked) noexcept:
+    cdef int64_t idle = s.record._ttl or ttl or s.idle
+    cdef int64_t end = s.record._cap, left
+    if idle and used < end - idle:
+        end = used + idle
+    if end <= now:
+        return 0
+    left = (end - now) // MILLISECOND + ((end - now) % MILLISECOND != 0)
+    return min(left, MILLISECONDS_MAX) + (MILLISECONDS_SPARE if clocked else 0)
 
 
 def stored_remote(Record record not None, str alias, int64_t idle, int64_t used, bytes tokens not None,
@@ -52,6 +70,39 @@ def stored_string(Record record not None, int64_t idle, int64_t used, bytes toke
 
     Raises NotSerializable, SessionTooLarge.
     """
+    return string_new(record, idle, used, tokens, seed)
+
+
+def string_version(bytes raw not None):
+    """What a commit shows of what it has read: all but the last use, or of what is long a digest.
+
+    The digest is one that Redis can compute, too. It tells versions apart and keeps nobody out.
+    """
+    version = PyBytes_FromStringAndSize(PyBytes_AS_STRING(raw) + 8, max(PyBytes_GET_SIZE(raw) - 8, 0))
+    if DIGEST < PyBytes_GET_SIZE(version) <= STRING_SHORT:
+        return version
+    from hashlib import sha1        # here: it loads OpenSSL, which sessions in memory do not need
+
+    return sha1(version, usedforsecurity=False).hexdigest().encode()
+
+
+def string_attempt(StoredRemote stored not None, Delta delta not None, bytes token not None, int64_t ttl, clock,
+                   bytes front not None, bytes key not None, uint32_t seed):
+    """One try to commit onto what is stored: (what that makes of it, None for a deletion; the packed command).
+
+    front: the command up to its arguments, which are the key, what was read, the new string and the milliseconds that
+    it has to live. Raises what `delta` raises.
+    """
+    cdef int64_t now = wall_or(clock), life = 0
+    cdef Record merged = delta.apply(stored.record, now, stored.record._cap)
+    cdef StoredRemote made = None
+    if merged is not None:
+        made = string_new(merged, ttl, now, token + stored.tokens[:STRING_TOKENS - 8], seed)
+        life = remote_life(made, ttl, now, now, clock is not None)
+    return made, packed(front, (key, string_version(stored.head), b"" if made is None else made.head, life), b"")
+
+
+cdef StoredRemote string_new(Record record, int64_t idle, int64_t used, bytes tokens, uint32_t seed):
     cdef bytes framed, raw
     cdef Py_ssize_t size
     cdef char *to

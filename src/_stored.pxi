@@ -169,9 +169,14 @@ def glance(dict places not None, session_id, int root, clock, int64_t ttl):
         return None
     now, idle = wall_or(clock), seen.record._ttl or ttl
     age = now - seen.mtime
-    if -FILE_TICK < age < min(idle // 20, MINUTE) and now < seen.record._cap:
+    if -FILE_TICK < age < use_lasts(idle) and now < seen.record._cap:
         return seen.record
     return None
+
+
+cpdef inline int64_t use_lasts(int64_t idle) noexcept:
+    """For how long after a use is noted no other one is, of a session that lives so long without any (ns)."""
+    return min(idle // 20, MINUTE)
 
 
 cdef inline bint stored_needs_longer(Stored stored, int64_t ttl) noexcept:

@@ -21,7 +21,7 @@ from cysession import (
     Storage,
     StorageFull,
 )
-from cysession._core import SessionTable
+from cysession._core import Numbers, SessionTable
 from cysession.testing import FakeClock, FaultyStorage
 
 pytestmark = pytest.mark.stress
@@ -426,3 +426,28 @@ def test_the_driver_expires_without_traffic(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(storage) == 0
     storage.close()
     assert not storage._driver.running
+
+
+def test_no_number_is_given_out_twice() -> None:
+    """Versions in Redis and names of temporary files; also beyond the last of 64 bits."""
+    last = 2**63 - 1
+    numbers = Numbers(last - 5000)
+    taken: list[set[bytes]] = [set() for _ in range(8)]
+    start = threading.Barrier(len(taken))
+
+    def take(mine: set[bytes]) -> None:
+        start.wait()
+        for _ in range(5000):
+            mine.add(numbers.take_bytes())
+
+    threads = [threading.Thread(target=take, args=(mine,)) for mine in taken]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    every = set().union(*taken)
+    assert len(every) == 8 * 5000
+    assert {(last - 5000 + n) % 2**64 for n in range(8 * 5000)} == {
+        int.from_bytes(n, "little") for n in every
+    }
+    assert [Numbers(7).take(), Numbers().take()] == [7, 0]

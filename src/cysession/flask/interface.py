@@ -68,11 +68,11 @@ class SessionInterface(FlaskInterface):
             raise TypeError(
                 f"cysession saves the sessions that it has opened, not a {type(session).__name__}"
             )
-        core = session.core
+        core, failed = session.core, response.status_code >= 500
         try:
-            if response.status_code >= 500 or session._not_to_store:
+            if failed or session._not_to_store:
                 core.discard()
-            if response.status_code < 500:
+            if not failed:
                 self._complete(app, session, response)
             session._stored_changes = core.is_dirty
             core.close()
@@ -80,7 +80,7 @@ class SessionInterface(FlaskInterface):
             core.__exit__(type(error), error, error.__traceback__)
             if session._in_transaction or refusal(error) is None:
                 raise  # a bug of the app, or a test's own session
-            if response.status_code < 500:
+            if not failed:
                 handler = _handler_of(app, error)
                 _replace(response, app.make_response(app.ensure_sync(handler)(error)))
             return

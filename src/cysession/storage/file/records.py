@@ -11,7 +11,6 @@ system that gives a freed inode number to the next file: what one process has de
 confirm. (The inode matters because a touch names no version: it may hit the successor of what was read.)
 """
 
-import itertools
 import logging
 import os
 import stat
@@ -19,7 +18,7 @@ import weakref
 from collections.abc import Callable
 
 from cysession import codec
-from cysession._core import Delta, Place, Record, Stored, read_file, replace_file, stored
+from cysession._core import Delta, Numbers, Place, Record, Stored, read_file, replace_file, stored
 from cysession.errors import CorruptRecord
 
 from .directory import Directory
@@ -70,7 +69,7 @@ class Files:
         self._sync_dir = sync_dir
         self._sealer = sealer
         self.damage = Damage(tell_corrupt)
-        self._count = itertools.count()
+        self._numbers = Numbers()
         self.forget()
 
     def forget(self) -> None:
@@ -145,7 +144,7 @@ class Files:
         """look, apply and write in one go, for what was seen before and is still there. None: step by step, please."""
         if self._sealer is not None or self._sync_dir:
             return None
-        fd, number = self._directory.fd, next(self._count)
+        fd, number = self._directory.fd, self._numbers.take()
         return place.exchange(fd, base, delta, clock, ttl, self._prefix, number, self._sync_file)
 
     def write_alias(self, place: Place, target: Place, record: Record, mtime: int) -> None:
@@ -190,7 +189,7 @@ class Files:
         if leaf not in self._directory.checked:
             self._directory.make(leaf)
         try:
-            fd, number = self._directory.fd, next(self._count)
+            fd, number = self._directory.fd, self._numbers.take()
             inode = replace_file(fd, place, self._prefix, number, data, mtime, self._sync_file)
         except FileNotFoundError:
             self._directory.checked.discard(leaf)  # somebody removed it; and what else with it?

@@ -8,16 +8,16 @@ in the middle of.
 
 import asyncio
 import contextlib
-import itertools
 import os
 import random
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from cysession import codec, ids
-from cysession._core import Delta, Place, Record, Stored, glance, stamp
+from cysession._core import Delta, Numbers, Place, Record, Stored, glance, stamp
 from cysession.errors import SessionGone, StorageMisconfigured, StorageUnavailable
 from cysession.storage import users
 from cysession.storage.base import HOPS, SECOND, Storage
@@ -33,7 +33,7 @@ from .sweeper import Sweeper
 __all__ = ["FileStorage"]
 
 T = TypeVar("T")
-_births = itertools.count(random.randrange(1000))  # tells a file from one that was there before it
+_births = Numbers(random.randrange(1000))  # tells a file from one that was there before it
 
 
 class _MayWait(Exception):
@@ -235,7 +235,7 @@ class FileStorage(Storage):
             stored = self._files.look(place)
             if stored is not None and _alive(place, stored, now, ttl):
                 return False
-            before = next(_births) if stored is None else stored.mtime
+            before = _births.take() if stored is None else stored.mtime
             stored = self._files.write(place, record, ttl, stamp(now, before))
         finally:
             self._locks.release(place.stripe)
@@ -477,7 +477,7 @@ class FileStorage(Storage):
         place.seen = stored
         self._places[session_id] = place
         if len(self._places) > self._cache_limit:
-            for name in list(itertools.islice(self._places, self._cache_limit // 4 + 1)):
+            for name in list(islice(self._places, self._cache_limit // 4 + 1)):
                 self._places.pop(name, None)
 
     def _note_writer(self, ttl: int) -> None:

@@ -15,12 +15,14 @@ is a part of one taken for the whole.
 """
 
 import struct
+from time import time_ns
 from typing import Any, ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from cysession import codec
 from cysession._core import Delta, Record, stored_remote
 from cysession.errors import CorruptRecord, NotSerializable
+from cysession.storage.base import SECOND
 
 from . import scripts
 from .records import (
@@ -29,6 +31,7 @@ from .records import (
     RECORD,
     USED,
     Check,
+    Clock,
     Layout,
     Place,
     Request,
@@ -109,16 +112,18 @@ class Hashes:
     def build(self, place: Place, record: Record, tokens: bytes, idle: int, used: int) -> Stored:
         return self._build(place, record, tokens, idle, used, None, {})
 
-    def build_on(
-        self, place: Place, stored: Stored, delta: Delta, token: bytes, idle: int, used: int
-    ) -> Stored | None:
-        delta = delta.against(stored.record)
-        merged = delta.apply(stored.record, used, stored.record.cap)
+    def attempt(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int, clock: Clock
+    ) -> tuple[Stored | None, bytes]:
+        now, record = time_ns() if clock is None else round(clock() * SECOND), stored.record
+        delta = delta.against(record)
+        merged = delta.apply(record, now, record.cap)
         if merged is None:
-            return None
+            return None, self.swap(place, self.version(stored), None, 0)
         tokens = Tokens.after(stored.tokens, token)
-        known = {} if delta.cleared else stored.checks
-        return self._build(place, merged, tokens, idle, used, None if delta.cleared else delta, known)
+        changes, known = (None, {}) if delta.cleared else (delta, stored.checks)
+        made = self._build(place, merged, tokens, ttl, now, changes, known)
+        return made, self.swap(place, self.version(stored), made, made.life(ttl, now, now, clock))
 
     @staticmethod
     def _build(

@@ -13,8 +13,8 @@ from cysession.storage.base import SECOND
 
 from . import scripts
 from .asking import Flow, loading
-from .keeper import FOREVER, Keeper, locator_of
-from .records import Request, command, script
+from .keeper import Keeper, locator_of
+from .records import Request, Stored, command, script
 from .touches import MILLISECOND
 
 __all__ = ["UserIndex"]
@@ -83,7 +83,7 @@ class UserIndex(Keeper):
         return self._prefix + b"user:" + ids.storage_key(users.index_name(user), self._realm).encode("ascii")
 
     def _note_request(self, key: bytes, name: str, now: int, ttl: int) -> Request:
-        life = min(users.index_life(ttl) // MILLISECOND, FOREVER)
+        life = min(users.index_life(ttl) // MILLISECOND, Stored.LIFE_MAX)
         return script(scripts.NOTE, key, b"%d" % (now // SECOND), name.encode("ascii"), b"%d" % life)
 
     def _settled(self, noted: bytes) -> bool:

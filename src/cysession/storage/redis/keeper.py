@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 import weakref
 from typing import Any, ClassVar, Final
 
@@ -18,8 +19,6 @@ from .touches import Touches
 
 __all__ = ["Keeper", "locator_of"]
 
-SPARE: Final = 3600 * 1000  # ms that a key outlives its session where a clock of the manager's decides
-FOREVER: Final = 100 * 365 * 86400 * 1000  # ms; a server refuses times beyond its own reckoning
 CACHED_BYTES: Final = 65536  # of one record: what is larger is decoded again rather than kept
 ENTRY: Final = 600  # bytes that a session in memory costs beside its data
 
@@ -110,11 +109,12 @@ class Keeper(Asking):
 
     def _alive(self, place: Place, stored: Stored, ttl: int) -> bool:
         """Whether it lives yet. Of idle time the server itself knows best, unless a clock was given."""
-        now, record = self.now_ns(), stored.record
-        if now >= record.cap:
-            return False
-        if self.clock is None or stored.alias is not None:
-            return True
+        record = stored.record
+        if self.clock is None:
+            return time.time_ns() < record.cap
+        now = self.now_ns()
+        if now >= record.cap or stored.alias is not None:
+            return now < record.cap
         idle = record.ttl or ttl or stored.idle
         return not idle or now - max(stored.used, place.noted, self._touches.last(place)) < idle
 
@@ -130,8 +130,7 @@ class Keeper(Asking):
 
     def _life(self, stored: Stored, ttl: int, now: int, used: int | None = None) -> int:
         """Milliseconds that its key has to live from now on; 0 or less: none."""
-        life = min(stored.life(ttl, now, now if used is None else used), FOREVER)
-        return life if life <= 0 or self.clock is None else life + SPARE
+        return stored.life(ttl, now, now if used is None else used, self.clock)
 
     # ---- what was seen -----------------------------------------------------------------------------------
 

@@ -198,21 +198,19 @@ class Link:
         """
         if not fresh or self._shortened:
             self._set_timeout(deadline, fresh)
-        gets = self._gets
         try:
             if self._fd >= 0 and not self._shortened and len(data) <= SMALL:
-                self._trade(data, deadline)
+                size = trade(self._fd, data, self._buffer)
+                if size > 0:
+                    self._feed(self._buffer, 0, size)
+                else:
+                    self._go_on(data, -1 - size, deadline)
             else:
                 self._send(data, deadline)
                 self._receive()
-            replies = [gets()]
-            while len(replies) < count or replies[-1] is NOT_YET:
-                if replies[-1] is NOT_YET:
-                    self._shorten(deadline)  # what trickles in does not extend the time
-                    self._receive()
-                    replies[-1] = gets()
-                else:
-                    replies.append(gets())
+            replies = [self._gets()]
+            if count > 1 or replies[0] is NOT_YET:
+                self._gather(replies, count, deadline)
         except TimeoutError:
             raise Lost("timeout") from None
         except OSError:
@@ -238,17 +236,13 @@ class Link:
         self.sock.settimeout(left(deadline))
         self._shortened = True
 
-    def _trade(self, data: bytes, deadline: float) -> None:
-        """The short way."""
-        size = trade(self._fd, data, self._buffer)
-        if size > 0:
-            self._feed(self._buffer, 0, size)
-        elif size == 0:
+    def _go_on(self, data: bytes, sent: int, deadline: float) -> None:
+        """After a signal, the long way; -1 is sent if the server has closed the connection."""
+        if sent < 0:
             raise Lost("closed")
-        else:
-            self._shorten(deadline)
-            self.sock.sendall(data[-1 - size :])
-            self._receive()
+        self._shorten(deadline)
+        self.sock.sendall(data[sent:])
+        self._receive()
 
     def _send(self, data: bytes, deadline: float) -> None:
         if self._fd >= 0 and not self._shortened:
@@ -256,6 +250,16 @@ class Link:
         self.sock.sendall(data)
         if len(data) > SMALL:
             self._shorten(deadline)
+
+    def _gather(self, replies: list[Reply], count: int, deadline: float) -> None:
+        """Until there are `count`, all of them whole."""
+        while len(replies) < count or replies[-1] is NOT_YET:
+            if replies[-1] is NOT_YET:
+                self._shorten(deadline)  # what trickles in does not extend the time
+                self._receive()
+                replies[-1] = self._gets()
+            else:
+                replies.append(self._gets())
 
     def _receive(self) -> None:
         size = self.sock.recv_into(self._buffer)

@@ -81,7 +81,13 @@ class Pool:
         if deadline - link.used > link_module.STALE and link.stale():
             self._drop(link)
             return self.exchange(data, count, deadline, fresh)
-        return self._exchange_on(link, data, count, deadline, fresh)
+        try:
+            replies = link.exchange(data, count, deadline, fresh)
+        except BaseException as error:
+            self._part_with(link, error)
+            raise
+        self._give_back(link)
+        return replies
 
     def _exchange_on(self, link: Link, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
         try:

@@ -19,15 +19,22 @@ Idle time is the key's own time to live, kept by the server: nodes need no commo
 clock of the manager's (`Manager(clock=...)`) does `used` decide, and the time to live merely cleans up.
 """
 
-import itertools
 import os
 import struct
-from hashlib import sha1
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, TypeAlias
 from zlib import crc32
 
 from cysession import codec
-from cysession._core import Delta, Record, stored_remote, stored_string
+from cysession._core import (
+    Delta,
+    Numbers,
+    Record,
+    stored_remote,
+    stored_string,
+    string_attempt,
+    string_version,
+)
 from cysession._core import StoredRemote as Stored
 from cysession.errors import CorruptRecord
 
@@ -54,6 +61,8 @@ KEY_LENGTH: Final = 64  # hex digits of SHA-256
 TOKEN: Final = 8
 USED = struct.Struct("<q")
 
+Clock: TypeAlias = "Callable[[], float] | None"
+
 FOREIGN: Final = object()
 """In place of the reply of a server that has something of another type under that key."""
 
@@ -79,13 +88,13 @@ def script(of: Script, key: bytes, *args: bytes, changes: bool = False) -> Reque
 
 # ---- versions ------------------------------------------------------------------------------------------
 
-_count = itertools.count()
+_numbers = Numbers()
 
 
 def _begin_counting() -> None:
     """Where this process's tokens begin is drawn at random, and again in a forked child."""
-    global _count
-    _count = itertools.count(int.from_bytes(os.urandom(TOKEN), "little"))
+    global _numbers
+    _numbers = Numbers(int.from_bytes(os.urandom(TOKEN), "little", signed=True))
 
 
 _begin_counting()
@@ -95,7 +104,7 @@ if hasattr(os, "register_at_fork"):
 
 def new_token() -> bytes:
     """A version that no other write has."""
-    return (next(_count) & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(TOKEN, "little")
+    return _numbers.take_bytes()
 
 
 class Tokens:
@@ -162,10 +171,10 @@ class Layout(Protocol):
         """What to store of a session."""
         ...
 
-    def build_on(
-        self, place: Place, stored: Stored, delta: Delta, token: bytes, idle: int, used: int
-    ) -> Stored | None:
-        """What a commit makes of what is stored; None: nothing is left."""
+    def attempt(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int, clock: Clock
+    ) -> tuple[Stored | None, bytes]:
+        """One try to commit onto what is stored: what that makes of it, and the `swap` that does it."""
         ...
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored: ...
@@ -200,8 +209,6 @@ class Layout(Protocol):
 RECORD = USED.size + Tokens.SIZE  # where codec's record begins
 HEAD = RECORD + codec.HEADER_SIZE
 FLAGS = RECORD + 5
-DIGEST: Final = 40  # bytes of a digest, which no session is as short as
-SHORT: Final = 1024  # bytes that are sent more quickly than both sides digest them
 KIND = slice(FLAGS, RECORD + 40)  # flags, birth, created, cap, idle: see codec
 
 
@@ -225,21 +232,18 @@ class Blobs:
         return stored_remote(record, None, header.idle, used, tokens, reply, reply, len(reply))
 
     def version(self, stored: Stored) -> bytes:
-        return _version(stored.head)
+        return string_version(stored.head)
 
     def version_read(self, reply: object) -> bytes:
-        return _version(reply if type(reply) is bytes else b"")
+        return string_version(reply if type(reply) is bytes else b"")
 
     def build(self, place: Place, record: Record, tokens: bytes, idle: int, used: int) -> Stored:
         return stored_string(record, idle, used, tokens, place.seed)
 
-    def build_on(
-        self, place: Place, stored: Stored, delta: Delta, token: bytes, idle: int, used: int
-    ) -> Stored | None:
-        merged = delta.apply(stored.record, used, stored.record.cap)
-        if merged is None:
-            return None
-        return stored_string(merged, idle, used, Tokens.after(stored.tokens, token), place.seed)
+    def attempt(
+        self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int, clock: Clock
+    ) -> tuple[Stored | None, bytes]:
+        return string_attempt(stored, delta, token, ttl, clock, _SWAP.front, place.key, place.seed)
 
     def build_alias(self, place: Place, target: Place, end: Record, tokens: bytes) -> Stored:
         name = target.name.encode("ascii")
@@ -277,14 +281,6 @@ def read_head(head: bytes) -> tuple[codec.Header, int]:
     if len(head) < HEAD:
         raise CorruptRecord("shorter than a session")
     return codec.peek(head[RECORD:]), USED.unpack_from(head)[0]
-
-
-def _version(raw: bytes) -> bytes:
-    """All but the last use; of what is long a digest that Redis can compute, too, which keeps nobody out."""
-    version = raw[USED.size :]
-    if DIGEST < len(version) <= SHORT:
-        return version
-    return sha1(version, usedforsecurity=False).hexdigest().encode("ascii")
 
 
 _SWAP = Template(b"EVALSHA", scripts.SWAP.digest, 1, *[Template.HOLE] * 4)

@@ -8,10 +8,9 @@ still so; if not, it is answered with what is there now, and planned again.
 
 import asyncio
 import random
-import time
 from typing import Any, Final
 
-from cysession._core import Delta, Record
+from cysession._core import Delta, Record, use_lasts
 from cysession.errors import SessionGone, StorageUnavailable
 from cysession.storage.base import HOPS, SECOND
 
@@ -80,11 +79,12 @@ class RedisStorage(Uses, Overview):
             reply = self._client.call_packed(place.key, place.load, retry=True)
         except WrongType:
             reply = FOREIGN
-        if (stored := place.stored) is not None and reply == stored.raw:
-            record, clock = stored.record, self.clock
-            now = time.time_ns() if clock is None else round(clock() * SECOND)
-            if 0 <= now - place.noted < _throttle(record.ttl or ttl) and now < record.cap:
-                return record
+        if (
+            (stored := place.stored) is not None
+            and reply == stored.raw
+            and stored.rests(place.noted, ttl, self.clock)
+        ):
+            return stored.record
         return self._run(self._load(session_id, place, reply, ttl))
 
     async def aload_record(self, session_id: str, ttl: int) -> Record | None:
@@ -102,11 +102,12 @@ class RedisStorage(Uses, Overview):
                 reply = await self._join(reads, place)
             else:
                 reply = await self._read(reads, place)
-        if (stored := place.stored) is not None and reply == stored.raw:
-            record, clock = stored.record, self.clock
-            now = time.time_ns() if clock is None else round(clock() * SECOND)
-            if 0 <= now - place.noted < _throttle(record.ttl or ttl) and now < record.cap:
-                return record
+        if (
+            (stored := place.stored) is not None
+            and reply == stored.raw
+            and stored.rests(place.noted, ttl, self.clock)
+        ):
+            return stored.record
         return await self._arun(self._load(session_id, place, reply, ttl))
 
     def _load(self, session_id: str, place: Place, reply: Any, ttl: int) -> Flow[Record | None]:
@@ -116,10 +117,10 @@ class RedisStorage(Uses, Overview):
         place, stored = found
         now = self.now_ns()
         idle = stored.record.ttl or ttl or stored.idle
-        if 0 <= now - (elsewhere := place.ends - idle) < _throttle(idle):
+        if 0 <= now - (elsewhere := place.ends - idle) < use_lasts(idle):
             # A use by another process was written not long ago and does for all, or near-caches were never at rest.
             place.noted = max(place.noted, elsewhere)
-        if not 0 <= now - place.noted < _throttle(idle):
+        if not 0 <= now - place.noted < use_lasts(idle):
             place.noted = now
             touch = Touch(place, stored, now, ttl)
             if idle < 20 * EVERY * SECOND:  # could end while the touch waits
@@ -264,7 +265,7 @@ class RedisStorage(Uses, Overview):
         if not self._alive(place, stored, ttl):
             return None
         token = new_token()
-        return place, token, *self._attempt(place, stored, delta, token, ttl)
+        return place, token, *self._layout.attempt(place, stored, delta, token, ttl, self.clock)
 
     def _commit(self, session_id: str, base: Record, delta: Delta, ttl: int) -> Flow[Record | None]:
         """For what this process has not seen."""
@@ -273,7 +274,7 @@ class RedisStorage(Uses, Overview):
         if found is None or found[1].record.birth != base.birth:
             raise SessionGone
         (place, stored), token = found, new_token()
-        made, packed = self._attempt(place, stored, delta, token, ttl)
+        made, packed = self._layout.attempt(place, stored, delta, token, ttl, self.clock)
         reply = yield Request(place.key, packed, True)
         return (yield from self._commit_on(session_id, base, delta, ttl, (home, place), token, made, reply))
 
@@ -311,21 +312,12 @@ class RedisStorage(Uses, Overview):
                 return self._committed(session_id, home, place, stored)
             if tries:
                 yield random.random() * PAUSE * min(tries, 8)
-            made, packed = self._attempt(place, stored, delta, token, ttl)
+            made, packed = self._layout.attempt(place, stored, delta, token, ttl, self.clock)
             reply = yield Request(place.key, packed, True)
         else:
             raise StorageUnavailable(_CONTENDED)
         self._let_go(session_id)
         raise SessionGone
-
-    def _attempt(
-        self, place: Place, stored: Stored, delta: Delta, token: bytes, ttl: int
-    ) -> tuple[Stored | None, bytes]:
-        """To commit onto what is stored: what that makes of it, None for a deletion, and the command that does it."""
-        now, layout = self.now_ns(), self._layout
-        made = layout.build_on(place, stored, delta, token, ttl, now)
-        life = 0 if made is None else self._life(made, ttl, now)
-        return made, layout.swap(place, layout.version(stored), made, life)
 
     def _committed(self, session_id: str, home: Place, place: Place, made: Stored | None) -> Record | None:
         """What is stored now; None: nothing."""
@@ -458,8 +450,3 @@ class RedisStorage(Uses, Overview):
             "touches_waiting": len(self._touches),
             "cached": len(self._places),
         }
-
-
-def _throttle(idle: int) -> int:
-    """For how long after a use is noted no other one is."""
-    return min(idle // 20, 60 * SECOND)

@@ -147,7 +147,7 @@ class Template:
     """
 
     HOLE: Final = object()
-    __slots__ = ("_back", "_front", "_holes")
+    __slots__ = ("_back", "_holes", "front")
 
     def __init__(self, *parts: object) -> None:
         holes = [n for n, part in enumerate(parts) if part is Template.HOLE]
@@ -155,14 +155,14 @@ class Template:
             raise ValueError("a template has something to fill in, in one place")
         self._holes = len(holes)
         known = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-        self._front = packed(b"*%d\r\n" % len(parts), tuple(known[: holes[0]]), b"")
+        self.front = packed(b"*%d\r\n" % len(parts), tuple(known[: holes[0]]), b"")
         self._back = packed(b"", tuple(known[holes[-1] + 1 :]), b"")
 
     def __call__(self, *parts: bytes | int) -> bytes:
         """The command, packed. Raises ValueError for another number of arguments than it lacks."""
         if len(parts) != self._holes:
             raise ValueError(f"{self._holes} arguments are to be filled in")
-        return packed(self._front, parts, self._back)
+        return packed(self.front, parts, self._back)
 
 
 class Script:
