@@ -515,6 +515,30 @@ def test_a_touch_that_failed_is_tried_again(server: RedisServer, manager: Manage
     assert lives(server)[key] > 990_000
 
 
+def test_loops_of_other_threads_may_come_and_go_while_one_notes_a_use(
+    server: RedisServer, manager: Manager, new_storage: Open
+) -> None:
+    """Each loop has a timer; whoever sets one looks which of the others are over."""
+    session_id = stored(manager, user="anna")
+    storage: Any = new_storage()
+
+    class Over:
+        """While it is looked at, another thread's loop begins to be served."""
+
+        def is_closed(self) -> bool:
+            storage._timers[asyncio.new_event_loop()] = None
+            return True
+
+    over = [Over() for _ in range(3)]
+    storage._timers.update(dict.fromkeys(over))
+    asyncio.run(storage.aload_record(session_id, TTL))
+    others = [loop for loop, timer in storage._timers.items() if timer is None]
+    assert len(others) == 3
+    assert not set(over) & set(others)
+    for loop in others:
+        loop.close()
+
+
 def test_R7_a_touch_rewrites_no_data(server: RedisServer, manager: Manager, new_storage: Open) -> None:
     session_id = stored(manager, user="anna")
     other = new_storage()

@@ -46,7 +46,9 @@ class Uses(UserIndex):
             self._driver.start()
             return
         if loop not in self._timers:
-            self._timers = {known: timer for known, timer in self._timers.items() if not known.is_closed()}
+            for other in list(self._timers):  # loops of other threads come and go meanwhile
+                if other.is_closed():
+                    self._timers.pop(other, None)
             self._timers[loop] = loop.call_later(self._every, self._begin_writing, loop)
 
     def _begin_writing(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -134,7 +136,7 @@ class Uses(UserIndex):
         loop = asyncio.get_running_loop()
         if (timer := self._timers.pop(loop, None)) is not None:
             timer.cancel()
-        if under_way := {task for task in self._writing if task.get_loop() is loop}:
+        if under_way := {task for task in list(self._writing) if task.get_loop() is loop}:
             await asyncio.wait(under_way)
         with contextlib.suppress(StorageUnavailable, StorageMisconfigured):
             await self.aflush()
