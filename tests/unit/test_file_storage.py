@@ -434,6 +434,28 @@ def test_a_corrupt_record_can_be_replaced_and_destroyed(storage: FileStorage) ->
 # ---- threads, loops, limits  -------------------------------------------------------------------------
 
 
+def test_threads_share_a_cache_that_is_always_full(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "s", durability="none", sweep_every=0, cache=8)
+    failures: list[BaseException] = []
+
+    def work(worker: int) -> None:
+        try:
+            for n in range(150):
+                put(storage, f"{worker}-{n}", {"n": n})
+                assert dict(load(storage, f"{worker}-{n // 2}")) == {"n": n // 2}
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert storage.stats()["cached"] <= 8
+    storage.close()
+
+
 def test_R2_threads_lose_no_change(storage: FileStorage) -> None:
     put(storage, "a", {"start": 0})
 

@@ -13,7 +13,6 @@ import random
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 from cysession import codec, ids
@@ -477,7 +476,7 @@ class FileStorage(Storage):
         place.seen = stored
         self._places[session_id] = place
         if len(self._places) > self._cache_limit:
-            for name in list(islice(self._places, self._cache_limit // 4 + 1)):
+            for name in list(self._places)[: self._cache_limit // 4 + 1]:  # a copy: other threads go on
                 self._places.pop(name, None)
 
     def _note_writer(self, ttl: int) -> None:
