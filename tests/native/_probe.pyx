@@ -345,8 +345,10 @@ cdef extern from *:
     """
     static PyMemAllocatorEx real_mem, real_obj;
     static long until_failure, failures_left, failures_made;
+    static unsigned long failing_thread;     /* others, such as those of earlier tests, have memory */
 
     static int fails(void) {
+        if (PyThread_get_thread_ident() != failing_thread) return 0;
         if (until_failure > 0) { until_failure--; return 0; }
         if (failures_left == 0) return 0;
         failures_left--;
@@ -377,6 +379,7 @@ cdef extern from *:
         until_failure = after;
         failures_left = count;
         failures_made = 0;
+        failing_thread = PyThread_get_thread_ident();
         PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &mem);
         PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &obj);
     }

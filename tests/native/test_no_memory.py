@@ -26,7 +26,7 @@ BEFORE: dict[str, Any] = {"n": 1, "name": "ann", "cart": [1, {"sku": "a"}], "lon
 @pytest.fixture
 def manager() -> Iterator[Manager]:
     storage = MemoryStorage()
-    storage.table._wake_on_add(None)  # no other thread may run while there is no memory
+    storage.table._wake_on_add(None)  # no other thread may sweep it meanwhile
     with Manager(600, storage) as made:
         yield made
 
