@@ -81,7 +81,7 @@ class Pool:
         if deadline - link.used > link_module.STALE and link.stale():
             self._drop(link)
             return self.exchange(data, count, deadline, fresh)
-        try:
+        try:  # _exchange_on, written out: this is the way of every request
             replies = link.exchange(data, count, deadline, fresh)
         except BaseException as error:
             self._part_with(link, error)
