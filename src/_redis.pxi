@@ -159,8 +159,8 @@ def limit_socket(int fd, double seconds):
 def trade(int fd, bytes data not None, bytearray buffer not None):
     """Write all of `data`, wait for an answer and read what there is of it: how many bytes, 0 at the end of the stream.
 
-    Below 0 if a signal came in between, and its handler did not raise: -1 - n means that n bytes were written and nothing
-    is read yet. Raises OSError, a TimeoutError after the time that `limit_socket` has set.
+    Below 0 if a signal came in between, and its handler did not raise, or if the time was over with a part written: -1 - n
+    means that n bytes were written and nothing is read yet. Raises OSError, a TimeoutError after the time that `limit_socket` has set.
     """
     cdef const char *p = PyBytes_AS_STRING(data)
     cdef char *to = PyByteArray_AS_STRING(buffer)

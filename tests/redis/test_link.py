@@ -100,6 +100,15 @@ def test_trade_gives_up_when_the_time_is_over(pair: Pair) -> None:
         trade_on(ours)
 
 
+def test_trade_gives_up_on_a_peer_that_reads_nothing(pair: Pair) -> None:
+    ours, _ = pair
+    assert limit_socket(ours.fileno(), 0.05)
+    large = bytes(1 << 24)
+    assert -1 - len(large) < trade(ours.fileno(), large, bytearray(8)) < -1
+    with pytest.raises(TimeoutError):
+        trade_on(ours)
+
+
 @pytest.mark.parametrize("seconds", [1e-9, 0.0])
 def test_no_time_at_all_does_not_mean_for_ever(pair: Pair, seconds: float) -> None:
     ours, _ = pair

@@ -72,24 +72,18 @@ class Pool:
 
     def exchange(self, data: bytes, count: int, deadline: float, fresh: bool = True) -> list[Reply]:
         """Write `data`, return its `count` replies. Raises Lost; SessionError if no connection can be made."""
-        if not self._idle:
-            return self._exchange_in_a_crowd(data, count, deadline, fresh)
         try:
-            link = self._idle.pop()
+            link = self._idle.pop() if self._idle else None
         except IndexError:
-            return self._exchange_in_a_crowd(data, count, deadline, fresh)
-        if deadline - link.used > link_module.STALE and link.stale():
+            link = None
+        if link is None:
+            found = self._queue_up(data, count, deadline)
+            if isinstance(found, list):
+                return found
+            link, fresh = found, False
+        elif deadline - link.used > link_module.STALE and link.stale():
             self._drop(link)
             return self.exchange(data, count, deadline, fresh)
-        try:  # _exchange_on, written out: this is the way of every request
-            replies = link.exchange(data, count, deadline, fresh)
-        except BaseException as error:
-            self._part_with(link, error)
-            raise
-        self._give_back(link)
-        return replies
-
-    def _exchange_on(self, link: Link, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
         try:
             replies = link.exchange(data, count, deadline, fresh)
         except BaseException as error:
@@ -98,7 +92,8 @@ class Pool:
         self._give_back(link)
         return replies
 
-    def _exchange_in_a_crowd(self, data: bytes, count: int, deadline: float, fresh: bool) -> list[Reply]:
+    def _queue_up(self, data: bytes, count: int, deadline: float) -> list[Reply] | Link:
+        """All links are busy: a new one, connected, or the replies, where there may be no more links."""
         caller = _Caller(data, count)
         with self._mutex:
             link = self._new_link(deadline)
@@ -122,7 +117,7 @@ class Pool:
         except BaseException:
             self._drop(link)
             raise
-        return self._exchange_on(link, data, count, deadline, False)
+        return link
 
     def _new_link(self, moment: float | None = None) -> Link | None:
         """A link still to be connected, if there may be one more. Under the mutex.
