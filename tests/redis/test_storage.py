@@ -515,6 +515,22 @@ def test_a_touch_that_failed_is_tried_again(server: RedisServer, manager: Manage
     assert lives(server)[key] > 990_000
 
 
+def test_what_is_no_session_among_those_of_a_user_hides_no_other(
+    server: RedisServer, manager: Manager, storage: RedisStorage
+) -> None:
+    """All are read at once; the server refuses one of the reads."""
+    ids = []
+    for _ in range(3):
+        with manager.new() as session:
+            session.bind("ann")
+        ids.append(session.id)
+    key = key_of(storage, ids[1])
+    server.ok("DEL", key)
+    server.ok("LPUSH", key, "of somebody else's")
+    found = [name for name, _ in storage.user_sessions("ann")]
+    assert sorted(found) == sorted(storage.locator(name) for name in (ids[0], ids[2]))
+
+
 def test_loops_of_other_threads_may_come_and_go_while_one_notes_a_use(
     server: RedisServer, manager: Manager, new_storage: Open
 ) -> None:
